@@ -1,0 +1,47 @@
+//! Remora: a sidecar for apps that call an LLM. It records every exchange by day and dreams by night.
+//!
+//! ```text
+//! app ──▶ proxy ──▶ upstream
+//!           ┆ copies (bounded; the client never waits for them beyond the acknowledgement)
+//!        capture ──▶ store ──▶ trajectory ──▶ outcome ──▶ dream ──▶ skills (files in git)
+//!                      │                                   ▲
+//!                      └──────────▶ search ────────────────┘
+//!        dashboard looks at all of it, and changes nothing
+//! ```
+//!
+//! Modules in the order of their ranks; an import points to a lower rank (`tests/it/layering.rs`).
+
+// rank 0: plain data, settings, tasks, telemetry
+pub mod config;
+pub mod model;
+pub mod tasks;
+pub mod telemetry;
+
+// rank 1: formats, files, the runtime
+#[cfg(feature = "onnx")]
+pub mod onnx;
+pub mod store;
+pub mod wire;
+
+// rank 2: one stage each
+pub mod capture;
+pub mod search;
+pub mod skills;
+pub mod trajectory;
+pub mod upstream;
+
+// rank 3: what stages build on
+pub mod dashboard;
+pub mod outcome;
+pub mod proxy;
+
+// rank 4: the night
+pub mod dream;
+
+// rank 5: wiring
+pub mod app;
+pub mod demo;
+pub mod schedule;
+
+// rank 6: verbs
+pub mod cli;

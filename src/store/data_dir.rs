@@ -1,0 +1,87 @@
+use std::path::{Path, PathBuf};
+
+use super::StoreError;
+
+/// Where everything is kept. The layout is documented in the README.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataDir(PathBuf);
+
+impl DataDir {
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    #[must_use]
+    pub fn record_db(&self) -> PathBuf {
+        self.0.join("record.db")
+    }
+
+    #[must_use]
+    pub fn insight_db(&self) -> PathBuf {
+        self.0.join("insight.db")
+    }
+
+    /// The bodies of one day (`2026-11-21`).
+    #[must_use]
+    pub fn payload_db(&self, day: &str) -> PathBuf {
+        self.0.join("payloads").join(format!("{day}.db"))
+    }
+
+    /// The full-text index; derived, may be deleted at any time.
+    #[must_use]
+    pub fn index(&self) -> PathBuf {
+        self.0.join("index")
+    }
+
+    /// The git repository of what was learned for a tenant.
+    #[must_use]
+    pub fn learned(&self, tenant: &str) -> PathBuf {
+        self.0.join("learned").join(file_name(tenant))
+    }
+
+    /// The key of credential fingerprints.
+    #[must_use]
+    pub fn fingerprint_key(&self) -> PathBuf {
+        self.0.join("fingerprint.key")
+    }
+
+    pub(super) fn create(&self) -> Result<(), StoreError> {
+        std::fs::create_dir_all(self.0.join("payloads"))
+            .map_err(|source| StoreError::Directory { path: self.0.clone(), source })
+    }
+}
+
+/// A name that clients chose as one path component: what is not a letter, digit, `-`, `_` or `.` becomes `-`, and a
+/// short hash keeps names apart that would fall together.
+#[must_use]
+pub fn file_name(name: &str) -> String {
+    use sha2::{Digest, Sha256};
+    let safe: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' }).take(80).collect();
+    if safe == name && !name.is_empty() && !name.starts_with('.') {
+        return safe;
+    }
+    let digest = Sha256::digest(name);
+    format!("{}-{}", safe.trim_start_matches('.'), hex::encode(&digest[..4]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hostile_name_stays_one_component() {
+        for name in ["..", "../x", "/etc", "a/b", "", ".git", "ä"] {
+            let safe = file_name(name);
+            assert!(!safe.contains('/') && !safe.starts_with('.') && !safe.is_empty(), "{name:?} became {safe:?}");
+        }
+        assert_eq!(file_name("default"), "default");
+        assert_ne!(file_name("a/b"), file_name("a b"));
+    }
+}

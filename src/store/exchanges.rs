@@ -1,0 +1,3 @@
+/// Which exchanges are wanted.
+#[derive(Clone, Debug, Default)]
+pub struct ExchangeFilter {}

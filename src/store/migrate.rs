@@ -1,0 +1,44 @@
+//! Forward-only numbered migrations, one list a file kind; `PRAGMA user_version` holds the number reached.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::StoreError;
+
+pub(super) const RECORD: &[&str] = &[include_str!("migrations/record_0001.sql")];
+pub(super) const INSIGHT: &[&str] = &[include_str!("migrations/insight_0001.sql")];
+pub(super) const PAYLOAD: &[&str] = &[include_str!("migrations/payload_0001.sql")];
+
+/// How long a statement waits for another process's lock. Long: only background work waits here.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Opens a database in WAL mode and brings its schema up to date.
+pub(super) fn open(path: &Path, migrations: &[&str]) -> Result<Connection, StoreError> {
+    let failed = |source| StoreError::Open { path: path.to_owned(), source };
+    let mut db = Connection::open(path).map_err(failed)?;
+    db.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
+    db.pragma_update(None, "journal_mode", "wal").map_err(failed)?;
+    db.pragma_update(None, "synchronous", "normal").map_err(failed)?;
+    db.pragma_update(None, "foreign_keys", true).map_err(failed)?;
+    db.set_prepared_statement_cache_capacity(64);
+
+    let known = migrations.len() as i64;
+    let found: i64 = db.pragma_query_value(None, "user_version", |r| r.get(0)).map_err(failed)?;
+    if found > known {
+        return Err(StoreError::Newer { path: path.to_owned(), found, known });
+    }
+    if found < known {
+        // Immediate, and the version read again inside: two processes may start at once.
+        let failed = |version| move |source| StoreError::Migrate { path: path.to_owned(), version, source };
+        let tx = db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed(known))?;
+        let found: i64 = tx.pragma_query_value(None, "user_version", |r| r.get(0)).map_err(failed(known))?;
+        for version in found + 1..=known {
+            tx.execute_batch(migrations[version as usize - 1]).map_err(failed(version))?;
+        }
+        tx.pragma_update(None, "user_version", known).map_err(failed(known))?;
+        tx.commit().map_err(failed(known))?;
+    }
+    Ok(db)
+}

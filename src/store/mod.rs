@@ -1,0 +1,127 @@
+//! What is kept, on embedded SQLite.
+//!
+//! In: finished exchanges from `capture`; what later stages make of them. Out: the same, by id, scope or watermark.
+//!
+//! Three kinds of files in the data directory, so that none waits for another:
+//! - `record.db`: a row for each exchange. Only the recorder's thread writes it ([`RecordWriter`]).
+//! - `payloads/DAY.db`: the bodies of one day; retention drops files.
+//! - `insight.db`: assembly, outcomes, clusters, lessons, nights. Any process may write it, in short transactions.
+//!
+//! Always true: a row in `record.db` is committed after its bodies; rows are never changed, only dropped by retention.
+
+mod clusters;
+mod columns;
+mod data_dir;
+mod error;
+mod exchanges;
+mod feedback;
+mod lessons;
+mod migrate;
+mod nights;
+mod outcomes;
+mod payloads;
+mod record_writer;
+mod trajectories;
+mod turns;
+mod views;
+
+use std::sync::{Arc, Mutex};
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+
+pub use data_dir::DataDir;
+pub use error::StoreError;
+pub use exchanges::ExchangeFilter;
+pub use outcomes::Assessment;
+pub use record_writer::RecordWriter;
+pub use trajectories::TrajectoryFilter;
+pub use turns::{NewTurn, Turn};
+
+/// The data directory, open. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    dir: DataDir,
+    /// Connections at rest; one more is opened when all are in use.
+    readers: Mutex<Vec<Connection>>,
+    writer: Mutex<Connection>,
+    payloads: Mutex<payloads::PayloadReader>,
+}
+
+/// Readers kept open at rest.
+const IDLE_READERS: usize = 4;
+
+impl Store {
+    /// Opens the databases of a data directory, creating and migrating them as needed.
+    ///
+    /// # Errors
+    /// When the directory cannot be made or written, or a database is newer than this binary.
+    pub fn open(dir: &DataDir) -> Result<Self, StoreError> {
+        dir.create()?;
+        drop(migrate::open(&dir.record_db(), migrate::RECORD)?);
+        let writer = Self::attach(dir)?;
+        let payloads = Mutex::new(payloads::PayloadReader::new(dir.clone()));
+        Ok(Self {
+            inner: Arc::new(Inner {
+                dir: dir.clone(),
+                readers: Mutex::default(),
+                writer: Mutex::new(writer),
+                payloads,
+            }),
+        })
+    }
+
+    #[must_use]
+    pub fn dir(&self) -> &DataDir {
+        &self.inner.dir
+    }
+
+    /// `insight.db`, with `record.db` beside it under the name `record`.
+    fn attach(dir: &DataDir) -> Result<Connection, StoreError> {
+        let db = migrate::open(&dir.insight_db(), migrate::INSIGHT)?;
+        db.execute("ATTACH DATABASE ?1 AS record", [dir.record_db().to_string_lossy()])
+            .map_err(|source| StoreError::Open { path: dir.record_db(), source })?;
+        Ok(db)
+    }
+
+    /// Runs a query on a connection that cannot write.
+    pub fn read<T>(
+        &self,
+        operation: &'static str,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let idle = self.inner.readers.lock().expect("no reader panics while it holds the lock").pop();
+        let db = match idle {
+            Some(db) => db,
+            None => {
+                let db = Self::attach(&self.inner.dir)?;
+                db.pragma_update(None, "query_only", true).map_err(StoreError::query(operation))?;
+                db
+            }
+        };
+        let result = query(&db).map_err(StoreError::query(operation));
+        let mut readers = self.inner.readers.lock().expect("no reader panics while it holds the lock");
+        if readers.len() < IDLE_READERS {
+            readers.push(db);
+        }
+        result
+    }
+
+    /// Runs a transaction on `insight.db`; commits when `work` succeeds. Keep it short: other processes wait for it.
+    pub fn write<T>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let mut db = self.inner.writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let tx =
+            db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(StoreError::query(operation))?;
+        let value = work(&tx).map_err(StoreError::query(operation))?;
+        tx.commit().map_err(StoreError::query(operation))?;
+        Ok(value)
+    }
+}
