@@ -1,6 +1,7 @@
 //! Whole exchanges through [`read`](super::read).
 
 mod apis;
+mod edges;
 mod laws;
 
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use serde_json::Value;
 use super::read;
 use crate::model::{Body, Ended, Exchange, ExchangeId, Headers, Micros, Reading, Response, Scope, Timing};
 
+const CHAT: &str = "/v1/chat/completions";
 const JSON: &str = "application/json";
 const EVENTS: &str = "text/event-stream; charset=utf-8";
 
