@@ -78,4 +78,3 @@ fn read_request(request: &Value, into: &mut Reading) {
         Api::Other => {}
     }
 }
-pub fn canonical_json(text: &str) -> String { text.trim().to_owned() }

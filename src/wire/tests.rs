@@ -25,6 +25,7 @@ fn exchange(
     let whole = |bytes: &[u8]| Body::whole(Bytes::copy_from_slice(bytes));
     let headers = Headers(headers.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect());
     Exchange {
+        connection: 1,
         id: ExchangeId::new(),
         scope: Scope::default(),
         client_key: None,
