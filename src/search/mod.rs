@@ -1,1 +1,16 @@
-//! 
+//! Finding trajectories by words and by meaning.
+//!
+//! In: transcripts of trajectories that changed since they were last indexed. Out: hits, best first, with where they
+//! came from.
+//!
+//! Always true: everything here is derived. The index directory may be deleted at any time and is rebuilt from the
+//! store; a trajectory is marked as indexed only after the index is committed, so a crash indexes again and loses
+//! nothing. Vectors of two embedders are never compared.
+
+mod embedder;
+mod error;
+mod lexical;
+
+pub use embedder::{Embedder, cosine, embedder};
+pub use error::EmbedError;
+pub use lexical::Lexical;
