@@ -48,6 +48,13 @@ pub fn embedder(
     }
 }
 
+#[cfg(feature = "onnx")]
+fn with_onnx(onnx: &config::Onnx, progress: &dyn Progress) -> Result<Box<dyn Embedder>, EmbedError> {
+    let provisioned = crate::onnx::provision::locate_or_fetch(onnx, progress)?;
+    Ok(Box::new(super::FastEmbed::load(&provisioned, onnx)?))
+}
+
+#[cfg(not(feature = "onnx"))]
 fn with_onnx(_: &config::Onnx, _: &dyn Progress) -> Result<Box<dyn Embedder>, EmbedError> {
     Err(EmbedError::NotBuilt)
 }

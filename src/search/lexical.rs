@@ -18,10 +18,10 @@ const GRAM_WEIGHT: f64 = 0.3;
 
 /// Words that say nothing about a task. There is no collection to count document frequencies over, so they are listed.
 const STOP_WORDS: [&str; 50] = [
-    "a", "an", "and", "are", "as", "at", "be", "been", "but", "by", "can", "could", "did", "do", "does", "for", "from",
-    "had", "has", "have", "i", "if", "in", "is", "it", "its", "me", "my", "of", "on", "or", "our", "please", "so",
-    "that", "the", "their", "them", "then", "there", "this", "to", "was", "we", "were", "will", "with", "would", "you",
-    "your",
+    "a", "an", "and", "are", "as", "at", "be", "been", "but", "by", "can", "could", "did", "do", "does",
+    "for", "from", "had", "has", "have", "i", "if", "in", "is", "it", "its", "me", "my", "of", "on", "or",
+    "our", "please", "so", "that", "the", "their", "them", "then", "there", "this", "to", "was", "we",
+    "were", "will", "with", "would", "you", "your",
 ];
 
 /// Text as hashed words and letter groups: no model, no library, no state.
@@ -66,7 +66,8 @@ fn embed(text: &str) -> Vec<f32> {
             continue;
         }
         count(b'w', &word, WORD_WEIGHT);
-        let bounded: Vec<char> = std::iter::once('^').chain(word.chars()).chain(std::iter::once('$')).collect();
+        let bounded: Vec<char> =
+            std::iter::once('^').chain(word.chars()).chain(std::iter::once('$')).collect();
         for length in [3, 4] {
             for group in bounded.windows(length) {
                 count(b'g', &group.iter().collect::<String>(), GRAM_WEIGHT);
@@ -139,7 +140,8 @@ mod tests {
         assert_eq!(hash(b'w', ""), golden::EMPTY);
         assert_eq!(hash(b'g', "^re"), golden::RE);
         let row = one("Größe 42 überprüfen, then refund");
-        let digest: u64 = row.iter().fold(0, |h, x| (h ^ u64::from(x.to_bits())).wrapping_mul(0x0100_0000_01b3));
+        let digest: u64 =
+            row.iter().fold(0, |h, x| (h ^ u64::from(x.to_bits())).wrapping_mul(0x0100_0000_01b3));
         assert_eq!(digest, golden::ROW);
     }
 

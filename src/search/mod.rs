@@ -9,8 +9,12 @@
 
 mod embedder;
 mod error;
+#[cfg(feature = "onnx")]
+mod fast_embed;
 mod lexical;
 
 pub use embedder::{Embedder, cosine, embedder};
 pub use error::EmbedError;
+#[cfg(feature = "onnx")]
+pub use fast_embed::FastEmbed;
 pub use lexical::Lexical;
