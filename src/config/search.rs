@@ -76,4 +76,13 @@ impl Onnx {
     pub fn library_in_environment() -> Option<PathBuf> {
         std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty()).map(PathBuf::from)
     }
+
+    /// The environment variable that forbids ONNX Runtime, from 1.29 on, to send telemetry.
+    pub const TELEMETRY_OFF: &str = "ORT_DISABLE_TELEMETRY";
+
+    /// Whether the environment forbids ONNX Runtime to send telemetry.
+    #[must_use]
+    pub fn telemetry_is_off() -> bool {
+        std::env::var(Self::TELEMETRY_OFF).is_ok_and(|value| value == "1")
+    }
 }

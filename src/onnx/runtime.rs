@@ -5,6 +5,8 @@ use std::sync::{Mutex, PoisonError};
 
 use ort::environment::{Environment, GlobalThreadPoolOptions};
 
+use crate::config::Onnx;
+
 /// ONNX Runtime cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
@@ -12,6 +14,11 @@ pub enum RuntimeError {
         "{library}: cannot load ONNX Runtime: {source}. Point onnx.library at another libonnxruntime, 1.24 or newer"
     )]
     Load { library: PathBuf, source: ort::LoadDynamicError },
+
+    #[error(
+        "{library}: not loaded, since it would send telemetry: start Remora with {variable}=1 in the environment"
+    )]
+    Telemetry { library: PathBuf, variable: &'static str },
 
     #[error("{library}: ONNX Runtime was loaded but does not start: {source}")]
     Start { library: PathBuf, source: ort::Error },
@@ -49,7 +56,15 @@ pub fn environment(library: &Path, threads: u16) -> Result<Environment, RuntimeE
     Ok(environment)
 }
 
+/// Loads the library and starts its environment.
+///
+/// From 1.29 on, the stock library reports the machine, the program's path and a device id it keeps in the user's cache
+/// to its maker, from the moment an environment is created: switching that off afterwards is too late. Only the
+/// variable prevents it. `main` sets it before there are threads; where that was skipped, nothing is loaded.
 fn load(library: &Path, threads: u16) -> Result<Environment, RuntimeError> {
+    if !Onnx::telemetry_is_off() {
+        return Err(RuntimeError::Telemetry { library: library.to_owned(), variable: Onnx::TELEMETRY_OFF });
+    }
     let start = |source| RuntimeError::Start { library: library.to_owned(), source };
     let builder = ort::init_from(library)
         .map_err(|source| RuntimeError::Load { library: library.to_owned(), source })?;

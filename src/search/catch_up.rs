@@ -9,7 +9,7 @@ use crate::model::{Progress, TrajectoryId, Transcript};
 use crate::store::{Indexed, Store, StoreError, Unindexed};
 
 /// Trajectories between two commits: bounds what a kill makes be done again, and memory (100 kB of text each at most).
-const BATCH: u32 = 128;
+const BATCH: u32 = 64;
 
 /// The smallest that tantivy allows is 15 MB.
 const WRITER_MEMORY: usize = 48_000_000;
@@ -51,14 +51,15 @@ impl Index {
         progress: &dyn Progress,
         load: &Load<'_>,
     ) -> Result<CaughtUp, SearchError> {
-        if store.unindexed(embedder.name(), 0, 1)?.is_empty() {
+        let due = store.count_unindexed(embedder.name())?;
+        if due == 0 {
             return Ok(CaughtUp::default());
         }
         let Some(mut writer) = self.writer()? else {
             let note = "another process is indexing: what it has not reached yet is not found".to_owned();
             return Ok(CaughtUp { note: Some(note), ..CaughtUp::default() });
         };
-        progress.begin("Indexing trajectories", None);
+        progress.begin("Indexing trajectories", Some(due));
         let mut done = CaughtUp::default();
         let mut after = 0;
         let result = loop {
@@ -77,7 +78,7 @@ impl Index {
         result
     }
 
-    /// Takes trajectories out of the index, as when their data is forgotten.
+    /// Takes trajectories out of the index and their words off the disk, as when their data is forgotten.
     ///
     /// # Errors
     /// When the index cannot be written, or another process is writing it.
@@ -86,8 +87,15 @@ impl Index {
         for id in trajectories {
             writer.delete_term(Term::from_field_text(self.fields.id, &key(*id)));
         }
-        writer.commit().map_err(self.failed("write"))?;
-        writer.wait_merging_threads().map_err(self.failed("compact"))
+        let failed = self.failed("forget in");
+        writer.commit().map_err(&failed)?;
+        // A deleted document is only marked; a merge writes segments without it and drops the old ones.
+        let segments = writer.index().searchable_segment_ids().map_err(&failed)?;
+        if !segments.is_empty() {
+            writer.merge(&segments).wait().map_err(&failed)?;
+        }
+        writer.garbage_collect_files().wait().map_err(&failed)?;
+        writer.wait_merging_threads().map_err(&failed)
     }
 
     /// One batch; returns where the next begins, none after the last.

@@ -69,6 +69,15 @@ impl Store {
         })
     }
 
+    /// How many trajectories [`Store::unindexed`] has in all.
+    pub fn count_unindexed(&self, embedder: &str) -> Result<u64, StoreError> {
+        const SQL: &str = "SELECT count(*) FROM trajectory t LEFT JOIN embedding e \
+             ON e.trajectory_id = t.id AND e.embedder = ?1 WHERE t.indexed < t.revision OR e.revision IS NOT t.revision";
+        self.read("count trajectories to index", |db| {
+            db.prepare_cached(SQL)?.query_row([embedder], |r| r.get::<_, i64>(0)).map(|n| n.max(0) as u64)
+        })
+    }
+
     /// Notes what the index now holds and keeps vectors, in one transaction. Trajectories that are gone are skipped.
     pub fn mark_indexed(&self, embedder: &str, indexed: &[Indexed]) -> Result<(), StoreError> {
         const TEXT: &str = "UPDATE trajectory SET indexed = max(indexed, ?2) WHERE id = ?1";
