@@ -12,6 +12,8 @@ use super::{ExchangeId, Micros, Scope};
 pub struct Exchange {
     pub id: ExchangeId,
     pub scope: Scope,
+    /// Same number, same client connection.
+    pub connection: i64,
     /// Keyed fingerprint of the client's credential, or none where it sent none.
     pub client_key: Option<String>,
     pub method: String,
