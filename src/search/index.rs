@@ -1,6 +1,7 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tantivy::directory::error::LockError;
 use tantivy::directory::{Directory, DirectoryLock, INDEX_WRITER_LOCK, MmapDirectory};
@@ -13,6 +14,11 @@ use super::SearchError;
 use super::document::Document;
 use super::words::{ANALYZER, analyzer};
 use crate::store::Store;
+
+/// How often, and after which pauses, an index that does not open is tried again while another process writes it: a
+/// new one is there in milliseconds.
+const BUSY_ATTEMPTS: u32 = 10;
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
 /// The full-text index: one document a trajectory.
 ///
@@ -101,19 +107,29 @@ impl Index {
     /// When the directory cannot be written, or needs repair while another process writes the index.
     pub fn open(store: &Store) -> Result<Self, SearchError> {
         let path = store.dir().index();
+        if let Ok(index) = Self::open_at(&path) {
+            return Ok(index);
+        }
+        make_directory(&path)?;
+        // Files come and go while another process writes: only under its lock an index is what it seems to be.
+        let mut attempts = 0;
+        let lock = loop {
+            match lock_writing(&path) {
+                Err(SearchError::Busy { .. }) if attempts < BUSY_ATTEMPTS => std::thread::sleep(BUSY_PAUSE),
+                result => break result?,
+            }
+            // That process may be creating or repairing it.
+            if let Ok(index) = Self::open_at(&path) {
+                return Ok(index);
+            }
+            attempts += 1;
+        };
         match Self::open_at(&path) {
             Ok(index) => return Ok(index),
             Err(Unusable::Absent) => {}
             Err(Unusable::Damaged(reason)) => {
-                tracing::warn!(path = %path.display(), reason, "the search index is damaged")
+                tracing::warn!(path = %path.display(), reason, "the search index is damaged: rebuilding it");
             }
-        }
-        make_directory(&path)?;
-        let lock = lock_writing(&path)?;
-        // Files come and go while another process writes; only under its lock the index is what it seems. And that
-        // process may have repaired it.
-        if let Ok(index) = Self::open_at(&path) {
-            return Ok(index);
         }
         // In this order a kill between two steps is safe: without `meta.json` the index counts as absent.
         empty_directory(&path)?;
