@@ -1,9 +1,10 @@
 //! Bodies that pass through while a copy is taken.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
@@ -17,14 +18,48 @@ use crate::model::Ended;
 /// A request's body on its way to the upstream.
 #[derive(Debug)]
 pub struct RequestTee<B> {
-    inner: B,
+    /// None once it has ended.
+    inner: Option<B>,
+    copy: Option<SharedCopy>,
+    leftover: Arc<Mutex<Option<B>>>,
+}
+
+/// What nobody read of a request's body: where the upstream could not be reached, the record still wants it.
+#[derive(Debug)]
+pub struct Leftover<B> {
+    body: Arc<Mutex<Option<B>>>,
     copy: Option<SharedCopy>,
 }
 
-impl<B> RequestTee<B> {
-    /// Copies what passes into the flight; without one, only passes.
-    pub fn new(inner: B, flight: Option<&mut Flight>) -> Self {
-        Self { inner, copy: flight.map(Flight::request_copy) }
+/// Waiting for the rest of a request that goes nowhere.
+const LEFTOVER_PATIENCE: Duration = Duration::from_secs(1);
+
+impl<B: Body<Data = Bytes> + Unpin> RequestTee<B> {
+    /// Copies what passes into the flight; without one, only passes. The second part gets what is never read.
+    pub fn new(inner: B, flight: Option<&mut Flight>) -> (Self, Leftover<B>) {
+        let copy = flight.map(Flight::request_copy);
+        let leftover = Leftover { body: Arc::default(), copy: copy.clone() };
+        (Self { inner: Some(inner), copy, leftover: leftover.body.clone() }, leftover)
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Leftover<B> {
+    /// Reads the rest into the record, as far as it comes within a short time.
+    pub async fn read(self) {
+        let body = self.body.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (Some(body), Some(copy)) = (body, self.copy) else { return };
+        let mut rest = RequestTee { inner: Some(body), copy: Some(copy), leftover: Arc::default() };
+        let read = async { while let Some(Ok(_)) = poll_fn(|cx| Pin::new(&mut rest).poll_frame(cx)).await {} };
+        // What comes later is missing in the record, as it was for the upstream.
+        let _ = tokio::time::timeout(LEFTOVER_PATIENCE, read).await;
+    }
+}
+
+impl<B> Drop for RequestTee<B> {
+    fn drop(&mut self) {
+        if self.copy.is_some() && self.inner.is_some() {
+            *self.leftover.lock().unwrap_or_else(PoisonError::into_inner) = self.inner.take();
+        }
     }
 }
 
@@ -36,21 +71,25 @@ impl<B: Body<Data = Bytes> + Unpin> Body for RequestTee<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
-        if let (Some(Ok(frame)), Some(copy)) = (&frame, &self.copy)
-            && let Some(data) = frame.data_ref()
-        {
-            copy.lock().unwrap_or_else(PoisonError::into_inner).push(data);
+        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(inner).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                if let (Some(data), Some(copy)) = (frame.data_ref(), &self.copy) {
+                    copy.lock().unwrap_or_else(PoisonError::into_inner).push(data);
+                }
+            }
+            Some(Err(_)) | None => self.inner = None,
         }
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
 
@@ -110,7 +149,7 @@ impl<B: Body<Data = Bytes> + Unpin> ResponseTee<B> {
             let recorder = flight.recorder().clone();
             if let Some(receiver) = flight.finish(Ended::Complete, None) {
                 let mut ack = Ack::new(receiver, recorder);
-                std::future::poll_fn(|cx| ack.poll(cx)).await;
+                poll_fn(|cx| ack.poll(cx)).await;
             }
         }
         Self { inner, state: State::Done }

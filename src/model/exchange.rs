@@ -52,7 +52,7 @@ pub struct Timing {
     pub ended: Micros,
 }
 
-/// Header lines in order; names as sent where the protocol keeps case.
+/// Header lines in order, names in lower case.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Headers(pub Vec<(String, String)>);

@@ -68,10 +68,13 @@ impl Forwarder {
             flight.set_scope(scope);
         }
         remove_hop_headers(&mut parts.headers);
-        let body = RequestTee::new(body, flight.as_mut());
+        let (body, leftover) = RequestTee::new(body, flight.as_mut());
         match self.upstream.send(Request::from_parts(parts, body)).await {
             Ok(response) => Self::pass(response, flight).await,
-            Err(error) => Self::fail(&error, flight),
+            Err(error) => {
+                leftover.read().await;
+                Self::fail(&error, flight)
+            }
         }
     }
 
