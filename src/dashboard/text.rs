@@ -85,6 +85,9 @@ pub(super) fn beginning(text: &str, limit: usize) -> &str {
     &text[..text.floor_char_boundary(limit)]
 }
 
+/// Deeper nesting is not indented: its line starts would take far more room than the text.
+const DEEPEST: usize = 64;
+
 /// JSON with each member on its own line, scalars and their spelling untouched; none where `text` is no JSON object
 /// or array. Parsing and printing again would be shorter, but changes long numbers and drops repeated keys.
 pub(super) fn indented_json(text: &str) -> Option<String> {
@@ -115,6 +118,9 @@ pub(super) fn indented_json(text: &str) -> Option<String> {
                     Some(close) => out.push(close),
                     None => {
                         depth += 1;
+                        if depth > DEEPEST {
+                            return None;
+                        }
                         new_line(&mut out, depth);
                     }
                 }
