@@ -39,6 +39,7 @@ pub use outcomes::Assessment;
 pub use record_writer::RecordWriter;
 pub use trajectories::TrajectoryFilter;
 pub use turns::{Anchor, Chain, NewTurn, Place, Placing, Turn};
+pub use views::{ClusterFilter, ClusterView, LessonsOf, NightFilter, Totals};
 
 /// The data directory, open. Cheap to clone.
 #[derive(Clone, Debug)]
