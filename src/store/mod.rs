@@ -11,6 +11,7 @@
 
 mod clusters;
 mod columns;
+mod counts;
 mod data_dir;
 mod error;
 mod exchanges;
@@ -29,13 +30,13 @@ use std::sync::{Arc, Mutex};
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
+pub use counts::Counts;
 pub use data_dir::DataDir;
 pub use error::StoreError;
-pub use exchanges::ExchangeFilter;
 pub use outcomes::Assessment;
 pub use record_writer::RecordWriter;
 pub use trajectories::TrajectoryFilter;
-pub use turns::{NewTurn, Turn};
+pub use turns::{Anchor, Chain, NewTurn, Place, Placing, Turn};
 
 /// The data directory, open. Cheap to clone.
 #[derive(Clone, Debug)]
