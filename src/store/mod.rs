@@ -32,6 +32,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 pub use data_dir::DataDir;
 pub use error::StoreError;
 pub use exchanges::ExchangeFilter;
+pub use nights::Begun;
 pub use outcomes::Assessment;
 pub use record_writer::RecordWriter;
 pub use trajectories::TrajectoryFilter;
