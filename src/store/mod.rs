@@ -32,9 +32,10 @@ use std::sync::{Arc, Mutex};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 pub use counts::Counts;
-pub use data_dir::DataDir;
+pub use data_dir::{DataDir, file_name};
 pub use error::StoreError;
 pub use index_state::{EmbeddingFilter, Indexed, Unindexed};
+pub use nights::Begun;
 pub use outcomes::Assessment;
 pub use record_writer::RecordWriter;
 pub use trajectories::TrajectoryFilter;

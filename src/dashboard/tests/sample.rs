@@ -141,6 +141,7 @@ fn night(tx: &Transaction<'_>, at: Micros, i: u64, say: &dyn Fn(&str) -> String)
             ]
         },
         seconds: 12.4,
+        nothing_new: quiet,
     };
     let failed = i == 4;
     tx.execute(
