@@ -46,7 +46,9 @@ pub fn assess(store: &Store, quiet_since: Micros) -> Result<AssessReport, Outcom
     loop {
         let due = store.unassessed(quiet_since, BATCH)?;
         // A batch that brings nothing new cannot be got rid of; better to stop than to turn forever.
-        if !due.iter().fold(false, |new, id| seen.insert(*id) || new) {
+        let known = seen.len();
+        seen.extend(due.iter().copied());
+        if seen.len() == known {
             return Ok(report);
         }
         let mut batch = Vec::with_capacity(due.len());
