@@ -19,7 +19,7 @@ pub struct AssessReport {
     pub assessed: u64,
     pub successes: u64,
     pub failures: u64,
-    /// Those whose recorded bodies could not be read: only feedback votes on them.
+    /// Those whose recorded bodies could not be read: only feedback and what is known without bodies votes on them.
     pub unreadable: u64,
 }
 
@@ -54,7 +54,7 @@ pub fn assess(store: &Store, quiet_since: Micros) -> Result<AssessReport, Outcom
         let mut batch = Vec::with_capacity(due.len());
         for (trajectory, revision) in due {
             let transcript = readable(store, trajectory);
-            report.unreadable += u64::from(transcript.is_none());
+            report.unreadable += u64::from(transcript.as_ref().is_none_or(|t| t.messages.is_empty()));
             let feedback = store.feedback(trajectory)?;
             let (votes, scope) = match &transcript {
                 Some(t) => (detect::votes(t, &feedback), t.scope.of_app()),
