@@ -32,7 +32,9 @@ impl PageError {
         match self {
             Self::NotFound { .. } => StatusCode::NOT_FOUND,
             Self::Parameter { .. } => StatusCode::BAD_REQUEST,
-            Self::Store(_) | Self::Render(_) | Self::Json(_) | Self::Broke(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Store(_) | Self::Render(_) | Self::Json(_) | Self::Broke(_) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
         }
     }
 }

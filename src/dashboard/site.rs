@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use super::error::PageError;
 use super::pages::Frame;
 use super::params::Params;
-use crate::model::{Micros, Transcript, TrajectoryId};
+use crate::model::{Micros, TrajectoryId, Transcript};
 use crate::store::{Store, StoreError};
 
 /// How the transcript of a trajectory is loaded.
@@ -61,9 +61,10 @@ impl Site {
     ) -> Response {
         match self.make(params, move |view| Ok(serde_json::to_string(&answer(view)?)?)).await {
             Ok(text) => json(StatusCode::OK, text),
-            Err(error) => {
-                json(error.status(), serde_json::json!({ "error": { "message": error.to_string() } }).to_string())
-            }
+            Err(error) => json(
+                error.status(),
+                serde_json::json!({ "error": { "message": error.to_string() } }).to_string(),
+            ),
         }
     }
 
@@ -76,7 +77,12 @@ impl Site {
         blocking(move || {
             // Held by the work, not by the request: a reader who leaves does not stop what was begun.
             let _turn = turn;
-            work(&View { store: &self.store, transcript: self.transcript, params: &params, now: Micros::now() })
+            work(&View {
+                store: &self.store,
+                transcript: self.transcript,
+                params: &params,
+                now: Micros::now(),
+            })
         })
         .await
     }
