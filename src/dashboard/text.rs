@@ -232,6 +232,7 @@ mod tests {
 
     #[test]
     fn json_is_indented_and_its_scalars_keep_their_spelling() {
+        assert_eq!(indented_json(r#"{"ok": true}"#).as_deref(), Some(r#"{"ok": true}"#), "short: as it is");
         let indented =
             indented_json(r#" {"a":[1e400,{}, [ ]],"b":"x\"{,:","b":12345678901234567890123.50} "#);
         assert_eq!(

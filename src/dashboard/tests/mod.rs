@@ -308,6 +308,53 @@ async fn a_thousand_messages_and_a_megabyte_stay_a_small_page() {
     );
 }
 
+/// The metrics that the Grafana dashboard may ask for, without the suffixes of histograms.
+const METRICS: [&str; 13] = [
+    "remora_requests_total",
+    "remora_request_duration_seconds",
+    "remora_time_to_first_byte_seconds",
+    "remora_in_flight",
+    "remora_exchanges_recorded_total",
+    "remora_exchanges_lost_total",
+    "remora_capture_queue_bytes",
+    "remora_ack_timeouts_total",
+    "remora_trajectories",
+    "remora_outcomes",
+    "remora_clusters",
+    "remora_nights_total",
+    "gen_ai_client_token_usage_total",
+];
+
+#[test]
+fn the_grafana_dashboard_asks_for_every_metric_and_for_no_other() {
+    let text = include_str!("../../../dashboards/grafana/remora.json");
+    let board: serde_json::Value = serde_json::from_str(text).expect("JSON");
+    let panels = board["panels"].as_array().expect("panels");
+    let exprs: Vec<&str> = panels
+        .iter()
+        .flat_map(|p| p["targets"].as_array().into_iter().flatten())
+        .map(|t| t["expr"].as_str().expect("an expression"))
+        .collect();
+    let name = regex::Regex::new("(?:remora|gen_ai)_[a-z_]+").expect("a pattern");
+    let mut asked: Vec<&str> = exprs
+        .iter()
+        .flat_map(|e| name.find_iter(e))
+        .map(|m| m.as_str().strip_suffix("_bucket").unwrap_or(m.as_str()))
+        .filter(|m| *m != "gen_ai_token_type")
+        .collect();
+    asked.sort_unstable();
+    asked.dedup();
+    let mut known = METRICS;
+    known.sort_unstable();
+    assert_eq!(asked, known);
+
+    let mut ids: Vec<_> = panels.iter().map(|p| p["id"].as_u64()).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), panels.len(), "ids are unique");
+    assert_eq!(board["templating"]["list"][0]["type"], "datasource");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
 

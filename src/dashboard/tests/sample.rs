@@ -323,7 +323,7 @@ fn trajectory(
     say: &dyn Fn(&str) -> String,
 ) -> rusqlite::Result<TrajectoryId> {
     let id = TrajectoryId::new();
-    let billing = label == "success" && task.len() % 2 == 0;
+    let billing = label == "success" && task.len().is_multiple_of(2);
     tx.execute(
         "INSERT INTO trajectory (id, tenant, app, user, session_id, link, link_confidence, started, ended, exchanges, model, \
          task, last_seq, revision, assessed, p_success, label, failing_step, failing_reason, cluster_id) \
