@@ -1,4 +1,5 @@
 mod sample;
+mod transcripts;
 
 use axum::Router;
 use axum::body::Body;
@@ -89,7 +90,7 @@ const HOSTILE: &str = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>
 
 #[tokio::test]
 async fn hostile_text_is_inert_on_every_page() {
-    let (desk, filled) = Desk::filled(sample::echo, &|_| HOSTILE.into());
+    let (desk, filled) = Desk::filled(transcripts::echo, &|_| HOSTILE.into());
     for address in addresses(&filled) {
         let page = desk.get(&address).await;
         assert_eq!(page.status, StatusCode::OK, "{address}: {}", page.body);
@@ -107,7 +108,7 @@ async fn hostile_text_is_inert_on_every_page() {
 
 #[tokio::test]
 async fn every_answer_carries_the_policy() {
-    let (desk, filled) = Desk::filled(sample::transcript, &str::to_owned);
+    let (desk, filled) = Desk::filled(transcripts::transcript, &str::to_owned);
     let others = [
         "/healthz",
         "/readyz",
@@ -141,7 +142,7 @@ async fn every_answer_carries_the_policy() {
 
 #[tokio::test]
 async fn pages_show_what_the_store_holds() {
-    let (desk, filled) = Desk::filled(sample::transcript, &str::to_owned);
+    let (desk, filled) = Desk::filled(transcripts::transcript, &str::to_owned);
     let shows = async |address: &str, what: &[&str]| {
         let page = desk.get(address).await;
         for text in what {
@@ -189,7 +190,7 @@ async fn pages_show_what_the_store_holds() {
 
 #[tokio::test]
 async fn filters_narrow_the_list_and_the_cursor_goes_on() {
-    let (desk, filled) = Desk::filled(sample::transcript, &str::to_owned);
+    let (desk, filled) = Desk::filled(transcripts::transcript, &str::to_owned);
     let rows = |page: &Page| page.body.matches("class=\"row\"").count();
     let all = desk.get("/trajectories").await;
     assert_eq!(rows(&all), 50);
@@ -215,7 +216,7 @@ async fn filters_narrow_the_list_and_the_cursor_goes_on() {
 
 #[tokio::test]
 async fn an_empty_store_has_pages() {
-    let desk = Desk::new(sample::transcript);
+    let desk = Desk::new(transcripts::transcript);
     for (address, says) in [
         ("/", "No trajectories yet"),
         ("/trajectories", "No trajectories yet"),
@@ -232,7 +233,7 @@ async fn an_empty_store_has_pages() {
 
 #[tokio::test]
 async fn what_is_not_there_is_said_in_the_language_of_the_address() {
-    let desk = Desk::new(sample::transcript);
+    let desk = Desk::new(transcripts::transcript);
     let id = crate::model::TrajectoryId::new();
     for address in ["/x", "/clusters/1", "/nights/%3Cb%3E", &format!("/trajectories/{id}")] {
         let page = desk.get(address).await;
@@ -248,7 +249,7 @@ async fn what_is_not_there_is_said_in_the_language_of_the_address() {
 
 #[tokio::test]
 async fn a_store_that_cannot_be_read_gives_a_page_that_says_so() {
-    let (desk, filled) = Desk::filled(sample::transcript, &str::to_owned);
+    let (desk, filled) = Desk::filled(transcripts::transcript, &str::to_owned);
     desk.store.write("spoil", |tx| tx.execute("UPDATE cluster SET signature = '<b>'", [])).expect("spoilt");
     let page = desk.get(&format!("/clusters/{}", filled.clusters[0])).await;
     assert_eq!(page.status, StatusCode::INTERNAL_SERVER_ERROR);
@@ -259,7 +260,7 @@ async fn a_store_that_cannot_be_read_gives_a_page_that_says_so() {
 
 #[tokio::test]
 async fn foreign_hosts_and_writing_methods_are_refused() {
-    let desk = Desk::new(sample::transcript);
+    let desk = Desk::new(transcripts::transcript);
     let ask = async |method: Method, host: Option<&str>| {
         let mut request = Request::builder().method(method).uri("/");
         if let Some(host) = host {
@@ -283,7 +284,7 @@ async fn foreign_hosts_and_writing_methods_are_refused() {
 
 #[tokio::test]
 async fn readiness_follows_the_process_and_liveness_does_not() {
-    let desk = Desk::new(sample::transcript);
+    let desk = Desk::new(transcripts::transcript);
     assert_eq!(desk.get("/readyz").await.status, StatusCode::OK);
     desk.ready.send(false).expect("the router listens");
     assert_eq!(desk.get("/readyz").await.status, StatusCode::SERVICE_UNAVAILABLE);
@@ -292,7 +293,7 @@ async fn readiness_follows_the_process_and_liveness_does_not() {
 
 #[tokio::test]
 async fn a_thousand_messages_and_a_megabyte_stay_a_small_page() {
-    let (desk, filled) = Desk::filled(sample::transcript, &str::to_owned);
+    let (desk, filled) = Desk::filled(transcripts::transcript, &str::to_owned);
     let long = filled.trajectories[filled.trajectories.len() - 3];
     let page = desk.get(&format!("/trajectories/{long}")).await;
     assert!(page.body.len() < 300_000, "{} bytes", page.body.len());
@@ -362,7 +363,7 @@ proptest! {
     #[test]
     fn any_text_is_escaped_wherever_it_stands(text in "(?s).{0,24}") {
         let said = format!("[MARK{text}KRAM]");
-        let (desk, filled) = Desk::filled(sample::echo, &|_| said.clone());
+        let (desk, filled) = Desk::filled(transcripts::echo, &|_| said.clone());
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         for address in addresses(&filled).into_iter().filter(|a| !a.starts_with("/api/")) {
             let page = runtime.block_on(desk.get(&address));
@@ -381,7 +382,7 @@ proptest! {
 #[tokio::test]
 #[ignore = "serves an invented support desk until it is stopped, to look at in a browser"]
 async fn pages_to_look_at() {
-    let (desk, filled) = Desk::filled(sample::transcript, &str::to_owned);
+    let (desk, filled) = Desk::filled(transcripts::transcript, &str::to_owned);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     for path in addresses(&filled) {
