@@ -95,17 +95,20 @@ impl<B: Body<Data = Bytes> + Unpin> Body for RequestTee<B> {
 
 /// A response's body on its way to the client. Its end is held back until the record is safe, for a bounded time.
 #[derive(Debug)]
-pub struct ResponseTee<B> {
+pub struct ResponseTee<B: Body> {
     inner: B,
-    state: State,
+    state: State<B::Error>,
 }
 
 #[derive(Debug)]
-enum State {
+enum State<E> {
     /// Frames pass. None: nothing is recorded.
     Passing(Option<Flight>),
     /// The record is on its way; the last frame, if the end is one, goes out when it is safe.
     Holding(Option<Frame<Bytes>>, Box<Ack>),
+    /// The upstream broke off. The server drops what it has not written yet when it hears of it, so it hears of it one
+    /// turn later, after it has written.
+    Breaking(Option<E>),
     Done,
 }
 
@@ -156,7 +159,7 @@ impl<B: Body<Data = Bytes> + Unpin> ResponseTee<B> {
     }
 }
 
-impl State {
+impl<E> State<E> {
     /// The end is reached, with `last` still to be sent.
     fn end(flight: Option<Flight>, last: Option<Frame<Bytes>>) -> (Self, Option<Frame<Bytes>>) {
         let Some(flight) = flight else { return (Self::Done, last) };
@@ -171,7 +174,7 @@ impl State {
 impl<B> Body for ResponseTee<B>
 where
     B: Body<Data = Bytes> + Unpin,
-    B::Error: std::fmt::Display,
+    B::Error: std::fmt::Display + Unpin,
 {
     type Data = Bytes;
     type Error = B::Error;
@@ -184,6 +187,11 @@ where
         loop {
             match &mut this.state {
                 State::Done => return Poll::Ready(None),
+                State::Breaking(error) => {
+                    let error = error.take();
+                    this.state = State::Done;
+                    return Poll::Ready(error.map(Err));
+                }
                 State::Holding(last, ack) => {
                     ready!(ack.poll(cx));
                     let last = last.take();
@@ -209,8 +217,9 @@ where
                         if let Some(flight) = flight.take() {
                             drop(flight.finish(Ended::UpstreamReset, Some(format!("the response broke off: {error}"))));
                         }
-                        this.state = State::Done;
-                        return Poll::Ready(Some(Err(error)));
+                        this.state = State::Breaking(Some(error));
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
                     }
                     None => {
                         let (state, _) = State::end(flight.take(), None);
@@ -224,7 +233,7 @@ where
     fn is_end_stream(&self) -> bool {
         match &self.state {
             State::Passing(_) => self.inner.is_end_stream(),
-            State::Holding(..) => false,
+            State::Holding(..) | State::Breaking(_) => false,
             State::Done => true,
         }
     }

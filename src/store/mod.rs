@@ -16,6 +16,7 @@ mod data_dir;
 mod error;
 mod exchanges;
 mod feedback;
+mod index_state;
 mod lessons;
 mod migrate;
 mod nights;
@@ -33,10 +34,12 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 pub use counts::Counts;
 pub use data_dir::DataDir;
 pub use error::StoreError;
+pub use index_state::{EmbeddingFilter, Indexed, Unindexed};
 pub use outcomes::Assessment;
 pub use record_writer::RecordWriter;
 pub use trajectories::TrajectoryFilter;
 pub use turns::{Anchor, Chain, NewTurn, Place, Placing, Turn};
+pub use views::{ClusterFilter, ClusterView, LessonsOf, NightFilter, Totals};
 
 /// The data directory, open. Cheap to clone.
 #[derive(Clone, Debug)]
