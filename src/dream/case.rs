@@ -1,5 +1,7 @@
 //! A trajectory as the night looks at it: what was asked, what was done, how it ended. Smaller than its transcript.
 
+use sha2::{Digest, Sha256};
+
 use super::actions::{Action, actions};
 use super::mask::{mask, shorten};
 use super::signature;
@@ -22,6 +24,9 @@ pub(super) struct Case {
     pub turns: usize,
     pub user_turns: usize,
     pub cut_off: bool,
+    /// Equal for runs of one agent: the tools it was offered, or its instructions. Agents that share a scope are not
+    /// compared with each other.
+    pub family: u64,
     /// What users said should have happened, as they said it.
     pub corrections: Vec<String>,
 }
@@ -70,6 +75,7 @@ impl Case {
                 .steps
                 .last()
                 .is_some_and(|s| matches!(s.finish_reason.as_deref(), Some("length" | "max_tokens"))),
+            family: family(transcript),
             corrections: feedback
                 .iter()
                 .filter_map(|f| f.correction.clone())
@@ -91,6 +97,22 @@ impl Case {
     pub(super) fn errors(&self) -> usize {
         self.actions.iter().filter(|a| a.error.is_some()).count()
     }
+}
+
+/// Tools tell agents apart best; then the head of the instructions, masked because dates and names are put into them.
+fn family(t: &Transcript) -> u64 {
+    let mut tools: Vec<&str> = t.tools.iter().map(|t| t.name.as_str()).collect();
+    tools.sort_unstable();
+    let head = |role| {
+        t.messages.iter().find(|m| m.role == role).map(|m| m.text.chars().take(200).collect::<String>())
+    };
+    let text = match (tools.is_empty(), head(Role::System)) {
+        (false, _) => tools.join(","),
+        (true, Some(system)) => mask(&system),
+        (true, None) => String::new(),
+    };
+    let digest = Sha256::digest(text);
+    u64::from_le_bytes(digest[..8].try_into().expect("a digest has 32 bytes"))
 }
 
 /// Masks more than a line's worth: the last part of long instructions often holds the task itself.

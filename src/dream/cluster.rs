@@ -160,7 +160,9 @@ fn separation(labels: &[usize], at: &impl Fn(usize, usize) -> f64, smallest: usi
             let others = standing.iter().enumerate().filter(|(o, _)| *o != g).map(|(_, s)| mean(*i, s));
             // With no other group, "elsewhere" is a row that has nothing in common.
             let next = others.fold(f64::INFINITY, f64::min).min(1.0);
-            let silhouette = (next - within) / next.max(within).max(1e-9);
+            // And one group for all has to be twice as good as several.
+            let doubt = if groups.len() == 1 { 0.5 } else { 1.0 };
+            let silhouette = doubt * (next - within) / next.max(within).max(1e-9);
             sum += silhouette.max(0.0) * group.len() as f64 / standing[g].len() as f64;
         }
     }

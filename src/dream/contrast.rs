@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::actions::Action;
 use super::case::Case;
+use super::recovery::{Next, after};
 
 /// Something a lesson may advise.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,6 +21,8 @@ pub(super) enum Advice {
     Do { calls: Vec<String> },
     /// Do not make this call.
     Avoid { call: String },
+    /// Take this step after an error.
+    After { tool: String, error: String, next: Next },
 }
 
 impl Advice {
@@ -31,6 +34,7 @@ impl Advice {
                 case.actions.iter().any(|a| a.name == *tool)
             }
             Self::Do { .. } | Self::Avoid { .. } => true,
+            Self::After { tool, error, .. } => after(case, tool, error).is_some(),
         }
     }
 
@@ -47,6 +51,16 @@ impl Advice {
             }
             Self::Do { calls } => !grams(&case.actions).contains(calls),
             Self::Avoid { call } => grams(&case.actions).contains(std::slice::from_ref(call)),
+            Self::After { tool, error, next } => after(case, tool, error).is_some_and(|did| did != *next),
+        }
+    }
+
+    /// The calls that it names.
+    fn calls(&self) -> Vec<String> {
+        match self {
+            Self::Before { calls, .. } | Self::Do { calls } => calls.clone(),
+            Self::With { tool, .. } | Self::After { tool, .. } => vec![tool.clone()],
+            Self::Avoid { call } => vec![call.clone()],
         }
     }
 }
@@ -69,6 +83,9 @@ const SUPPORT: usize = 3;
 const COMMON: f64 = 0.6;
 const RARE: f64 = 0.2;
 const Z: f64 = 2.0;
+/// Bars for a hint: difference of the shares, and z.
+const HINT: f64 = 0.25;
+const HINT_Z: f64 = 1.3;
 /// Weight of the prior in trajectories.
 const PRIOR: f64 = 2.0;
 
@@ -91,18 +108,29 @@ pub(super) fn token(action: &Action) -> String {
     action.head.as_ref().map_or_else(|| action.name.clone(), |head| format!("{} {head}", action.name))
 }
 
-/// Findings on failures against successes, strongest first, and how many candidates were looked at.
+/// What a contrast gave.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Contrast {
+    /// What is over the bars, strongest first; no two name the same call.
+    pub findings: Vec<Finding>,
+    /// The strongest difference below them, for people to look at.
+    pub hint: Option<Finding>,
+    /// How many things were looked at.
+    pub candidates: usize,
+}
+
+/// Failures against successes.
 ///
 /// `tool` is where the failures went wrong; `with_tool` are successes that call it too, `near` those with like tasks.
 #[must_use]
-pub(super) fn findings(
+pub(super) fn contrast(
     failures: &[&Case],
     with_tool: &[&Case],
     near: &[&Case],
     tool: Option<&str>,
-) -> (Vec<Finding>, usize) {
+) -> Contrast {
     let mut candidates = 0;
-    let mut found = Vec::new();
+    let (mut found, mut weak): (Vec<Finding>, Vec<Finding>) = Default::default();
     let mut weigh =
         |successes: &[&Case], failures: &[&Case], features: &dyn Fn(&Case) -> BTreeSet<Advice>| {
             if successes.len() < SUPPORT || failures.is_empty() {
@@ -116,11 +144,13 @@ pub(super) fn findings(
                 features(case).into_iter().for_each(|a| counts.entry(a).or_default().1 += 1);
             }
             candidates += counts.len();
-            found.extend(
-                counts
-                    .into_iter()
-                    .filter_map(|(advice, (s, f))| judge(advice, (s, successes.len()), (f, failures.len()))),
-            );
+            for (advice, (s, f)) in counts {
+                match judge(advice, (s, successes.len()), (f, failures.len())) {
+                    Some((finding, true)) => found.push(finding),
+                    Some((finding, false)) => weak.push(finding),
+                    None => {}
+                }
+            }
         };
     if let Some(tool) = tool {
         let calling: Vec<&Case> =
@@ -139,60 +169,58 @@ pub(super) fn findings(
         weigh(with_tool, &calling, &with);
     }
     // That the failing tool worked is what success means, no advice.
-    let named = |calls: &Vec<String>| tool.is_some_and(|t| calls.iter().any(|c| c.split(' ').next() == Some(t)));
+    let named =
+        |calls: &Vec<String>| tool.is_some_and(|t| calls.iter().any(|c| c.split(' ').next() == Some(t)));
     let done = |case: &Case| {
         let chains = grams(&case.actions).into_iter().filter(|calls| !named(calls));
         chains.map(|calls| Advice::Do { calls }).collect()
     };
     weigh(near, failures, &done);
 
-    // The stronger first; of equals the shorter chain, then by name.
-    let length = |a: &Advice| match a {
-        Advice::Before { calls, .. } | Advice::Do { calls } => calls.len(),
-        Advice::With { .. } | Advice::Avoid { .. } => 1,
-    };
-    found.sort_by(|a, b| {
-        let strength = (b.z.abs() * 8.0).round().total_cmp(&(a.z.abs() * 8.0).round());
-        strength.then(length(&a.advice).cmp(&length(&b.advice))).then(a.advice.cmp(&b.advice))
-    });
-    let mut kept: Vec<Finding> = Vec::new();
-    for finding in found {
+    let mut findings: Vec<Finding> = Vec::new();
+    for finding in strongest_first(found) {
         // Chains that share a call say nearly the same.
-        let calls = |a: &Advice| match a {
-            Advice::Before { calls, .. } | Advice::Do { calls } => calls.clone(),
-            Advice::With { tool, .. } => vec![tool.clone()],
-            Advice::Avoid { call } => vec![call.clone()],
-        };
-        let mine = calls(&finding.advice);
-        if !kept.iter().any(|k| calls(&k.advice).iter().any(|c| mine.contains(c))) {
-            kept.push(finding);
+        let mine = finding.advice.calls();
+        if !findings.iter().any(|k| k.advice.calls().iter().any(|c| mine.contains(c))) {
+            findings.push(finding);
         }
     }
-    (kept, candidates)
+    Contrast { findings, hint: strongest_first(weak).into_iter().next(), candidates }
 }
 
-/// Whether a thing done by so many of the successes and of the failures makes advice.
-fn judge(advice: Advice, successes: (usize, usize), failures: (usize, usize)) -> Option<Finding> {
+/// The stronger first; of equals the shorter chain, then by name.
+fn strongest_first(mut found: Vec<Finding>) -> Vec<Finding> {
+    found.sort_by(|a, b| {
+        let strength = (b.z.abs() * 8.0).round().total_cmp(&(a.z.abs() * 8.0).round());
+        let length = a.advice.calls().len().cmp(&b.advice.calls().len());
+        strength.then(length).then(a.advice.cmp(&b.advice))
+    });
+    found
+}
+
+/// Whether a thing done by so many of the successes and of the failures makes advice (true), or at least a hint.
+fn judge(advice: Advice, successes: (usize, usize), failures: (usize, usize)) -> Option<(Finding, bool)> {
     let share = |(n, of): (usize, usize)| n as f64 / of.max(1) as f64;
-    let z = log_odds_z(successes, failures);
-    if successes.0 >= SUPPORT && share(successes) >= COMMON && share(failures) <= RARE && z >= Z {
-        return Some(Finding { advice, successes, failures, z });
+    let (s, f, z) = (share(successes), share(failures), log_odds_z(successes, failures));
+    if z > 0.0 {
+        let strong = successes.0 >= SUPPORT && s >= COMMON && f <= RARE && z >= Z;
+        let weak = successes.0 >= SUPPORT && s - f >= HINT && z >= HINT_Z;
+        return (strong || weak).then_some((Finding { advice, successes, failures, z }, strong));
     }
-    match advice {
-        // What failures do and successes leave.
-        Advice::Do { calls } if calls.len() == 1 => {
-            let strong =
-                failures.0 >= SUPPORT && share(failures) >= COMMON && share(successes) <= RARE && z <= -Z;
-            let call = calls.into_iter().next().expect("a chain of one has one call");
-            strong.then_some(Finding {
-                advice: Advice::Avoid { call },
-                successes: (successes.1 - successes.0, successes.1),
-                failures: (failures.1 - failures.0, failures.1),
-                z,
-            })
-        }
-        _ => None,
-    }
+    // What failures do and successes leave; reading does no harm.
+    let Advice::Do { mut calls } = advice else { return None };
+    let call = calls.pop().filter(|c| calls.is_empty() && changes_something(c))?;
+    let strong = failures.0 >= SUPPORT && f >= COMMON && s <= RARE && z <= -Z;
+    let weak = failures.0 >= SUPPORT && f - s >= HINT && z <= -HINT_Z;
+    let left = |(n, of): (usize, usize)| (of - n, of);
+    let advice = Advice::Avoid { call };
+    (strong || weak)
+        .then_some((Finding { advice, successes: left(successes), failures: left(failures), z }, strong))
+}
+
+fn changes_something(token: &str) -> bool {
+    let (name, head) = token.split_once(' ').map_or((token, None), |(n, h)| (n, Some(h.to_owned())));
+    Action { name: name.to_owned(), head, ..Action::default() }.changes_something()
 }
 
 /// z of the difference in log-odds between (doing, of all) in two groups, with the pooled rate as prior.

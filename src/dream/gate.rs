@@ -90,7 +90,11 @@ pub(super) enum Trial {
 /// Would the advice have been for later failures, and not against later successes?
 #[must_use]
 pub(super) fn leave_time_out(advice: &Advice, failures: &[&Case], successes: &[&Case]) -> Trial {
-    let concerned = |cases: &[&Case]| cases.iter().filter(|c| advice.concerns(c)).count();
+    // An error happens to some only: against all that could meet it.
+    let concerned = |cases: &[&Case]| match advice {
+        Advice::After { .. } => cases.len(),
+        _ => cases.iter().filter(|c| advice.concerns(c)).count(),
+    };
     let fired = |cases: &[&Case]| cases.iter().filter(|c| advice.fires(c)).count();
     if failures.len() < LATER_FAILURES || concerned(successes) < LATER_SUCCESSES {
         return Trial::Untested;

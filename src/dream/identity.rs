@@ -257,7 +257,13 @@ fn refresh_all(
             ClusterState::Closed => ClusterState::Closed,
             open => {
                 let since = all.iter().filter(|t| t.ended > seen).count();
-                if seen.until(now) >= QUIET && since >= EXPOSURE { ClusterState::Closed } else { open }
+                // One that was found tonight in old traffic is news all the same.
+                let known = cluster.born < now;
+                if known && seen.until(now) >= QUIET && since >= EXPOSURE {
+                    ClusterState::Closed
+                } else {
+                    open
+                }
             }
         };
         cluster.last_seen = seen;

@@ -33,7 +33,17 @@ pub(super) fn settle(
         if past.held.contains(&draft.lesson.id) {
             continue;
         }
-        match known.get(&draft.lesson.id) {
+        match known.get(&draft.lesson.id).copied().or_else(|| same_pitfall(&draft.lesson, past)) {
+            // Its words stay, so that the line stays the same line.
+            Some(old) if old.id != draft.lesson.id => kept.push((
+                Lesson {
+                    state: state(draft.passed),
+                    evidence: draft.lesson.evidence,
+                    support: draft.lesson.support,
+                    ..old.clone()
+                },
+                draft.passed,
+            )),
             Some(old) => kept.push((
                 Lesson { state: state(draft.passed), night: old.night, ..draft.lesson },
                 draft.passed,
@@ -42,8 +52,8 @@ pub(super) fn settle(
             None => fresh.push(draft),
         }
     }
-    // What passed first; drafts come by size of their cluster.
-    fresh.sort_by_key(|d| !d.passed);
+    // What passed first, then what tells something; drafts come by size of their cluster.
+    fresh.sort_by_key(|d| (!d.passed, !d.telling));
     fresh.truncate(most_new);
     let new = fresh.len() as u64;
     kept.extend(fresh.into_iter().map(|d| (Lesson { state: state(d.passed), ..d.lesson }, d.passed)));
@@ -75,6 +85,18 @@ pub(super) fn settle(
             .map(|l| (Lesson { state: LessonState::Retired, ..l.clone() }, past.passed.contains(&l.id))),
     );
     (kept, new)
+}
+
+/// The standing pitfall of the same cluster that says the same up to its explanation, which may change from night to
+/// night with the weakest of evidence.
+fn same_pitfall<'a>(lesson: &Lesson, past: &Past<'a>) -> Option<&'a Lesson> {
+    let says = |text: &str| text.split(';').next().unwrap_or_default().to_owned();
+    let standing =
+        past.lessons.iter().filter(|l| l.state != LessonState::Retired && !past.held.contains(&l.id));
+    let same = |l: &&Lesson| {
+        l.kind == LessonKind::Pitfall && l.cluster == lesson.cluster && says(&l.text) == says(&lesson.text)
+    };
+    (lesson.kind == LessonKind::Pitfall).then(|| standing.into_iter().find(same)).flatten()
 }
 
 /// Nearly the words of a lesson in the same file that the owner decided on: their decision stands for this one too.

@@ -14,6 +14,7 @@
 //! killed night goes on where it was. Without new outcomes nothing is written. No model is needed.
 
 mod actions;
+mod answer;
 mod case;
 mod cluster;
 mod contrast;
@@ -24,6 +25,7 @@ mod gate;
 mod identity;
 mod ledger;
 mod mask;
+mod near;
 mod night;
 mod random;
 mod recovery;

@@ -4,19 +4,15 @@ use std::collections::BTreeMap;
 
 use super::case::Case;
 use super::contrast::token;
-use crate::model::TrajectoryId;
 
 /// The step that runs took which got over an error.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Recovery {
     pub next: Next,
-    /// Successes that met the error, and those of them that took this step.
-    pub recovered: usize,
-    pub took: usize,
-    /// Failures that met it, and those of them that took the same step.
-    pub failed: usize,
-    pub failed_took: usize,
-    pub evidence: Vec<TrajectoryId>,
+    /// Successes that took this step, of those that met the error.
+    pub successes: (usize, usize),
+    /// Failures that took the same step, of those that met it.
+    pub failures: (usize, usize),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,30 +32,34 @@ const LEAST: usize = 3;
 
 /// What got runs over `error` of `tool`, where most that recovered did the same and those that failed did not.
 #[must_use]
-pub(super) fn recovery(cases: &[Case], tool: &str, error: &str) -> Option<Recovery> {
-    let mut steps: BTreeMap<Next, (Vec<TrajectoryId>, usize)> = BTreeMap::new();
-    let (mut recovered, mut failed) = (0, 0);
+pub(super) fn recovery(cases: &[&Case], tool: &str, error: &str) -> Option<Recovery> {
+    // By step: how many successes and how many failures took it.
+    let mut steps: BTreeMap<Next, (usize, usize)> = BTreeMap::new();
+    let (mut good, mut bad) = (0, 0);
     for case in cases {
-        let met = case.actions.iter().position(|a| a.name == tool && a.error.as_deref() == Some(error));
-        let Some(met) = met else { continue };
-        let next = next(case, met);
-        let entry = steps.entry(next).or_default();
+        let Some(next) = after(case, tool, error) else { continue };
+        let taken = steps.entry(next).or_default();
         if case.failed {
-            failed += 1;
-            entry.1 += 1;
+            bad += 1;
+            taken.1 += 1;
         } else {
-            recovered += 1;
-            entry.0.push(case.id);
+            good += 1;
+            taken.0 += 1;
         }
     }
-    let (next, (evidence, failed_took)) =
-        steps.into_iter().max_by_key(|(next, (took, _))| (took.len(), std::cmp::Reverse(next.clone())))?;
-    let took = evidence.len();
+    let (next, (took, failed_took)) =
+        steps.into_iter().max_by(|a, b| a.1.0.cmp(&b.1.0).then(b.0.cmp(&a.0)))?;
     let share = |n: usize, of: usize| n as f64 / of.max(1) as f64;
-    let clear = took >= LEAST
-        && share(took, recovered) >= SHARE
-        && share(took, recovered) >= share(failed_took, failed) + LEAD;
-    clear.then_some(Recovery { next, recovered, took, failed, failed_took, evidence })
+    let clear =
+        took >= LEAST && share(took, good) >= SHARE && share(took, good) >= share(failed_took, bad) + LEAD;
+    clear.then_some(Recovery { next, successes: (took, good), failures: (failed_took, bad) })
+}
+
+/// What a run did after it first met an error; none where it did not.
+#[must_use]
+pub(super) fn after(case: &Case, tool: &str, error: &str) -> Option<Next> {
+    let met = case.actions.iter().position(|a| a.name == tool && a.error.as_deref() == Some(error))?;
+    Some(next(case, met))
 }
 
 fn next(case: &Case, met: usize) -> Next {

@@ -74,13 +74,18 @@ pub(super) fn terms(groups: &[Vec<&Case>]) -> Vec<Vec<String>> {
     for counts in &counted {
         counts.iter().for_each(|(w, n)| *total.entry(w).or_default() += n);
     }
+    let all = groups.iter().map(Vec::len).sum::<usize>() as f64;
     let average = total.values().sum::<f64>() / groups.len().max(1) as f64;
     counted
         .iter()
         .zip(groups)
         .map(|(counts, group)| {
-            // A word must be common in the group to say what it is about.
-            let common = counts.iter().filter(|(_, n)| **n >= 2.0 && **n * 3.0 >= group.len() as f64);
+            // A word must be common in the group, and more common than elsewhere, to say what it is about.
+            let (size, others) = (group.len() as f64, all - group.len() as f64);
+            let common = counts.iter().filter(|(w, n)| {
+                let elsewhere = (total[w.as_str()] - **n) / others.max(1.0);
+                **n >= 3.0 && **n >= 0.5 * size && **n / size >= 2.0 * elsewhere
+            });
             let mut scored: Vec<(f64, &String)> = common
                 .map(|(w, n)| (n / group.len() as f64 * (1.0 + average / total[w.as_str()]).ln(), w))
                 .collect();

@@ -3,9 +3,12 @@
 
 use super::contrast::Advice;
 use super::mask::{redact, shorten};
-use super::recovery::{Next, Recovery};
+use super::recovery::Next;
 use super::signature::UNEXPLAINED;
 use crate::model::Signature;
+
+/// Longest error text and list of arguments in a lesson, in characters.
+const QUOTE: usize = 100;
 
 /// A rule. `signature` is of the failures that it would have prevented.
 #[must_use]
@@ -18,42 +21,70 @@ pub(super) fn rule(advice: &Advice, signature: &Signature) -> String {
         Advice::With { tool, argument } => {
             format!("Give `{tool}` its argument `{argument}`; runs that left it out {seen}.")
         }
+        Advice::After { tool, error, next } => {
+            let error = shorten(error, QUOTE);
+            format!("After `{tool}` fails with `{error}`, {}; runs that recovered did.", step(next, tool))
+        }
         Advice::Do { calls } => match &signature.tool {
-            Some(tool) if !calls.iter().any(|c| c == tool) => format!(
-                "In tasks that lead to `{tool}`, also call {} before the end; runs that never did {seen}.",
+            Some(tool) => format!(
+                "In tasks that lead to `{tool}`, also call {}; runs that never did {seen}.",
                 chain(calls)
             ),
-            _ => format!("Call {} before the end of such a task; runs that never did {seen}.", chain(calls)),
+            None => {
+                format!("Call {} before the end of such a task; runs that never did {seen}.", chain(calls))
+            }
         },
-        Advice::Avoid { call } => {
-            format!(
-                "Do without `{call}` in tasks like these; runs that called it {seen}, and those that succeeded mostly did not call it."
-            )
-        }
+        Advice::Avoid { call: token } => match &signature.tool {
+            Some(tool) => format!(
+                "In tasks that lead to `{tool}`, do without {}; runs that called it {seen}, those that succeeded mostly did not.",
+                call(token)
+            ),
+            None => format!(
+                "Do without {} in such tasks; runs that called it {seen}, those that succeeded mostly did not.",
+                call(token)
+            ),
+        },
     }
 }
 
 /// Past tense: what happened to the runs.
 fn outcome(signature: &Signature) -> String {
-    let text = shorten(&signature.text, 100);
+    let text = shorten(&signature.text, QUOTE);
     if !text.is_empty() && signature.class != "user_correction" {
         return format!("failed with `{text}`");
     }
     match signature.class.as_str() {
-        "repeated_call" => "got stuck repeating one call".into(),
-        "truncation" => "were cut off at the token limit".into(),
-        "refusal" => "ended in a refusal".into(),
-        "output_schema" => "gave answers against the requested schema".into(),
-        "arguments_schema" => "called it with arguments its schema refuses".into(),
-        "user_correction" => "were corrected by the user".into(),
-        "abandonment" => "were abandoned by the user".into(),
-        _ => "ended badly".into(),
+        "repeated_call" => "got stuck repeating one call",
+        "truncation" => "were cut off at the token limit",
+        "refusal" => "ended in a refusal",
+        "output_schema" => "gave answers against the requested schema",
+        "arguments_schema" => "called it with arguments its schema refuses",
+        "user_correction" => "were corrected by the user",
+        "abandonment" => "were abandoned by the user",
+        _ => "ended badly",
+    }
+    .to_owned()
+}
+
+fn step(next: &Next, tool: &str) -> String {
+    match next {
+        Next::Call(token) => format!("call {} next", call(token)),
+        Next::OtherArguments => format!("call `{tool}` again with other arguments"),
+        Next::Speak => "go back to the user instead of calling on".into(),
     }
 }
 
 /// `a`, then `b`.
 fn chain(calls: &[String]) -> String {
-    calls.iter().map(|c| format!("`{c}`")).collect::<Vec<_>>().join(", then ")
+    calls.iter().map(|c| call(c)).collect::<Vec<_>>().join(", then ")
+}
+
+/// `tool`, or `tool` with the first words of its statement.
+fn call(token: &str) -> String {
+    match token.split_once(' ') {
+        Some((tool, head)) => format!("`{tool}` with `{head}`"),
+        None => format!("`{token}`"),
+    }
 }
 
 /// Facts of a cluster beyond its signature.
@@ -61,75 +92,82 @@ fn chain(calls: &[String]) -> String {
 pub(super) struct Facts {
     /// The call that came right before in most cases.
     pub after: Option<String>,
-    /// Median number of times that the failing call was made again unchanged.
+    /// Median number of times that a call was made again unchanged.
     pub repeats: usize,
-    pub recovery: Option<Recovery>,
+    /// A difference to successes that is too weak for a rule.
+    pub hint: Option<Advice>,
     /// Words that tell its tasks apart.
     pub terms: Vec<String>,
 }
 
-/// What goes wrong, where there is no rule; none where there is nothing to say beyond the outcome.
+/// What goes wrong, where there is no rule; none where there is nothing to say beyond the title.
 #[must_use]
 pub(super) fn pitfall(signature: &Signature, facts: &Facts) -> Option<String> {
-    let text = shorten(&signature.text, 100);
-    let way_out = facts.recovery.as_ref().map(|r| way_out(r, signature));
+    let text = shorten(&signature.text, QUOTE);
+    let about = about(facts);
+    let hint = facts.hint.as_ref().map(hinted);
+    let listed = || shorten(&signature.arguments.join(", "), QUOTE);
     if let (Some(tool), false) = (&signature.tool, text.is_empty()) {
-        let after = facts.after.as_ref().map(|a| format!(", mostly right after `{a}`")).unwrap_or_default();
-        let then = match way_out {
-            Some(way_out) => format!("; {way_out}"),
-            None if facts.repeats >= 2 => "; calling it again unchanged did not help: change the arguments or look up what they refer to".into(),
-            None => "; no recorded run has a common way out yet: check what the arguments refer to before calling".into(),
+        let after =
+            facts.after.as_ref().map(|a| format!(", mostly right after {}", call(a))).unwrap_or_default();
+        let then = match hint {
+            Some(hint) => hint,
+            None if facts.repeats >= 2 => {
+                "calling it again unchanged did not help: change the arguments or look up what they refer to"
+                    .into()
+            }
+            None => "check what its arguments refer to before calling it".into(),
         };
-        return Some(format!("`{tool}` can fail with `{text}`{after}{then}."));
+        return Some(format!("`{tool}` can fail with `{text}`{after}; {then}."));
     }
-    let tool = signature.tool.as_ref();
-    match (signature.class.as_str(), tool) {
-        ("repeated_call", Some(tool)) => Some(format!(
+    Some(match (signature.class.as_str(), &signature.tool, hint) {
+        ("repeated_call", Some(tool), _) => format!(
             "Do not call `{tool}` again with the same arguments: runs that did kept getting the same result and failed."
-        )),
-        ("truncation", _) => Some("Answers ran into the token limit: answer shorter, or in parts.".into()),
-        ("output_schema", _) => {
-            Some("Answers broke the requested JSON schema: return only the JSON that it describes.".into())
+        ),
+        ("truncation", ..) => "Answers ran into the token limit: answer shorter, or in parts.".into(),
+        ("output_schema", ..) => {
+            "Answers broke the requested JSON schema: return only the JSON that it describes.".into()
         }
-        ("refusal", _) => Some(format!("Requests{} ended in a refusal.", about(facts))),
-        ("arguments_schema", Some(tool)) if !signature.arguments.is_empty() => Some(format!(
-            "Check the arguments of `{tool}` against its schema: calls with `{}` broke it.",
-            shorten(&signature.arguments.join("`, `"), 120)
-        )),
-        ("user_correction", Some(tool)) => Some(format!(
-            "Users corrected the result after `{tool}`{}: confirm what they want before calling it.",
-            about(facts)
-        )),
-        (UNEXPLAINED | "abandonment", Some(tool)) => {
-            let arguments = match signature.arguments.as_slice() {
-                [] => String::new(),
-                given => format!(" (`{}`)", shorten(&given.join("`, `"), 120)),
-            };
-            Some(format!(
-                "`{tool}` went through but the run still failed{}: compare its arguments{arguments} with what was asked before calling it.",
-                about(facts)
-            ))
+        ("refusal", ..) => format!("Requests{about} ended in a refusal."),
+        ("arguments_schema", Some(tool), _) if !signature.arguments.is_empty() => {
+            format!("Check the arguments of `{tool}` against its schema: calls with `{}` broke it.", listed())
         }
-        (UNEXPLAINED | "abandonment", None) => Some(format!(
-            "Runs{} that ended without any call that changes something mostly failed: check whether an action was asked for.",
-            about(facts)
-        )),
-        _ => None,
-    }
+        (UNEXPLAINED | "abandonment" | "user_correction", Some(tool), Some(hint)) => {
+            format!("Runs{about} that ended with `{tool}` and no error often failed; {hint}.")
+        }
+        (UNEXPLAINED | "abandonment" | "user_correction", None, Some(hint)) => {
+            format!("Runs{about} that changed nothing often failed; {hint}.")
+        }
+        ("user_correction", Some(tool), _) => {
+            format!(
+                "Users corrected the result after `{tool}`{about}: confirm what they want before calling it."
+            )
+        }
+        (UNEXPLAINED | "abandonment", Some(tool), _) if !signature.arguments.is_empty() => format!(
+            "`{tool}` can go through and still be wrong{about}: compare `{}` with what was asked before calling it.",
+            listed()
+        ),
+        (UNEXPLAINED | "abandonment", None, _) => format!(
+            "Runs{about} that ended without any call that changes something mostly failed: check whether an action was asked for."
+        ),
+        _ => return None,
+    })
 }
 
 fn about(facts: &Facts) -> String {
     if facts.terms.is_empty() { String::new() } else { format!(" about {}", facts.terms.join(", ")) }
 }
 
-fn way_out(recovery: &Recovery, signature: &Signature) -> String {
-    match (&recovery.next, &signature.tool) {
-        (Next::Call(call), _) => format!("runs that recovered called `{call}` next"),
-        (Next::OtherArguments, Some(tool)) => {
-            format!("runs that recovered called `{tool}` again with other arguments")
+/// What runs that went well did more often, as an observation.
+fn hinted(hint: &Advice) -> String {
+    match hint {
+        Advice::Before { calls, .. } => {
+            format!("runs that succeeded more often called {} before it", chain(calls))
         }
-        (Next::OtherArguments, None) => "runs that recovered tried again with other arguments".into(),
-        (Next::Speak, _) => "runs that recovered went back to the user instead of calling again".into(),
+        Advice::With { argument, .. } => format!("runs that succeeded more often gave it `{argument}`"),
+        Advice::Do { calls } => format!("runs that succeeded more often called {}", chain(calls)),
+        Advice::Avoid { call: token } => format!("runs that failed more often called {}", call(token)),
+        Advice::After { tool, next, .. } => format!("what helped more often: {}", step(next, tool)),
     }
 }
 

@@ -44,7 +44,9 @@ impl Front {
         if !self.metadata.is_empty() {
             out += "metadata:\n";
             for (key, value) in &self.metadata {
-                out += &format!("  {}: {}\n", quoted(key), quoted(value));
+                // Ours need no quotes; what others are called is not known.
+                let key = if key.starts_with("remora.") { key.clone() } else { quoted(key) };
+                out += &format!("  {key}: {}\n", quoted(value));
             }
         }
         out + "---\n"

@@ -183,9 +183,16 @@ fn hostile_text_reaches_no_file() {
     let night = world.night(24);
     assert!(!night.report.rejected.is_empty());
     for (path, text) in world.files() {
-        for bad in
-            ["ignore all", "evil.example", "curl", "sk-abc", "<script", "administrator", "mallory", "\u{202e}"]
-        {
+        for bad in [
+            "ignore all",
+            "evil.example",
+            "curl",
+            "sk-abc",
+            "<script",
+            "administrator",
+            "mallory",
+            "\u{202e}",
+        ] {
             assert!(!text.contains(bad), "{path} holds {bad:?}:\n{text}");
         }
     }
@@ -245,7 +252,8 @@ fn a_reverted_night_does_not_come_back() {
     day(&mut world, 20, 3);
     world.night(48);
     // Only the archive still knows it.
-    let followed = |(path, text): &(String, String)| !path.contains("/archive/") && text.contains("- Before calling");
+    let followed =
+        |(path, text): &(String, String)| !path.contains("/archive/") && text.contains("- Before calling");
     assert!(!world.files().iter().any(followed), "{:?}", world.files());
 }
 
