@@ -90,7 +90,10 @@ impl Demo {
         });
         let config = config.checked("demo")?;
         let app = App::start(&config, None).await?;
-        eprintln!("A scripted model, a support-desk agent and Remora between them; dashboard: {}", app.admin_url());
+        eprintln!(
+            "A scripted model, a support-desk agent and Remora between them; dashboard: {}",
+            app.admin_url()
+        );
 
         let done = tokio::select! {
             done = self.day_and_night(&app, &config) => Some(done),
@@ -128,7 +131,9 @@ impl Demo {
     fn tell(&self, app: &App, config: &Config, summary: &Summary, nights: &Nights, style: Style) -> Outcome {
         let store = Store::open(&DataDir::new(config.data_dir()))?;
         let Some(night) = nights.nights.first() else {
-            return Err(Failure::Failed(anyhow::anyhow!("the night found no trajectories; was anything recorded?")));
+            return Err(Failure::Failed(anyhow::anyhow!(
+                "the night found no trajectories; was anything recorded?"
+            )));
         };
         let clusters = store.clusters(&night.scope)?;
         let mut clusters: Vec<_> = clusters.into_iter().filter(|c| c.state != ClusterState::Closed).collect();
@@ -153,7 +158,8 @@ impl Demo {
 }
 
 async fn dream(data: &Path, config_file: Option<&Path>) -> anyhow::Result<Nights> {
-    let child = schedule::dream(data, config_file, &["--json"], Stdio::piped()).context("the night could not be started")?;
+    let child = schedule::dream(data, config_file, &["--json"], Stdio::piped())
+        .context("the night could not be started")?;
     let output = child.wait_with_output().await.context("the night could not be waited for")?;
     anyhow::ensure!(output.status.success(), "the night failed: {}", output.status);
     let text = String::from_utf8_lossy(&output.stdout);

@@ -28,18 +28,29 @@ struct Finding {
 impl Doctor {
     pub fn run(self) -> Outcome {
         let config = self.common.load()?;
-        let mut findings = vec![data(&config), address("listen", &config.listen), address("admin", &config.admin)];
+        let mut findings =
+            vec![data(&config), address("listen", &config.listen), address("admin", &config.admin)];
         findings.extend(onnx(&config));
         let broken = findings.iter().any(|f| f.needed && !f.fine);
         if self.json {
             output::json_line(&serde_json::json!({"fine": !broken, "findings": findings}))?;
         } else {
             for f in &findings {
-                let mark = if f.fine { "ok" } else if f.needed { "BROKEN" } else { "missing" };
+                let mark = if f.fine {
+                    "ok"
+                } else if f.needed {
+                    "BROKEN"
+                } else {
+                    "missing"
+                };
                 output::line(format_args!("{mark:<8} {:<18} {}", f.what, f.said))?;
             }
         }
-        if broken { Err(Failure::Failed(anyhow::anyhow!("something needed does not work, see above"))) } else { Ok(()) }
+        if broken {
+            Err(Failure::Failed(anyhow::anyhow!("something needed does not work, see above")))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -48,9 +59,10 @@ fn data(config: &Config) -> Finding {
     let dir = DataDir::new(&path);
     let (fine, said) = if dir.record_db().exists() {
         match Store::open(&dir).and_then(|store| Ok((store.recorded()?, store.counts()?))) {
-            Ok(((exchanges, _), counts)) => {
-                (true, format!("{}: {exchanges} exchanges, {} trajectories", path.display(), counts.trajectories))
-            }
+            Ok(((exchanges, _), counts)) => (
+                true,
+                format!("{}: {exchanges} exchanges, {} trajectories", path.display(), counts.trajectories),
+            ),
             Err(error) => (false, error.to_string()),
         }
     } else {
@@ -76,7 +88,8 @@ fn onnx(config: &Config) -> Vec<Finding> {
     [("ONNX Runtime", status.library), ("embedding model", status.model), ("tokenizer", status.tokenizer)]
         .map(|(what, found)| {
             let fine = found.is_ok();
-            let said = found.map_or_else(|e| e.to_string(), |at| format!("{} ({})", at.path.display(), at.origin));
+            let said =
+                found.map_or_else(|e| e.to_string(), |at| format!("{} ({})", at.path.display(), at.origin));
             Finding { what, fine, needed: false, said }
         })
         .into()
@@ -84,5 +97,10 @@ fn onnx(config: &Config) -> Vec<Finding> {
 
 #[cfg(not(feature = "onnx"))]
 fn onnx(_: &Config) -> Vec<Finding> {
-    vec![Finding { what: "ONNX Runtime", fine: false, needed: false, said: "this binary was built without it".into() }]
+    vec![Finding {
+        what: "ONNX Runtime",
+        fine: false,
+        needed: false,
+        said: "this binary was built without it".into(),
+    }]
 }

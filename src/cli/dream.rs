@@ -32,24 +32,33 @@ impl Dream {
         let store = open_store(&config)?;
         let embedder = search::embedder(&config.search, &config.onnx, &Bars::default())?;
         let mut shown: Option<(NightPhase, ProgressBar)> = None;
-        let nights = dream::run_all(&store, &config.dream, embedder.as_ref(), Micros::now(), &mut |phase, done, total| {
-            if shown.as_ref().is_none_or(|(of, _)| *of != phase) {
-                let bar = bar(doing(phase), Some(total));
-                if let Some((_, old)) = shown.replace((phase, bar)) {
-                    old.finish_and_clear();
+        let nights = dream::run_all(
+            &store,
+            &config.dream,
+            embedder.as_ref(),
+            Micros::now(),
+            &mut |phase, done, total| {
+                if shown.as_ref().is_none_or(|(of, _)| *of != phase) {
+                    let bar = bar(doing(phase), Some(total));
+                    if let Some((_, old)) = shown.replace((phase, bar)) {
+                        old.finish_and_clear();
+                    }
                 }
-            }
-            if let Some((_, bar)) = &shown {
-                bar.set_length(total);
-                bar.set_position(done);
-            }
-        });
+                if let Some((_, bar)) = &shown {
+                    bar.set_length(total);
+                    bar.set_position(done);
+                }
+            },
+        );
         if let Some((_, bar)) = shown {
             bar.finish_and_clear();
         }
         let nights = nights?;
         if self.json {
-            return Ok(output::json_line(&Report { nights: &nights, learned: config.data_dir().join("learned") })?);
+            return Ok(output::json_line(&Report {
+                nights: &nights,
+                learned: config.data_dir().join("learned"),
+            })?);
         }
         if nights.is_empty() {
             output::line("no trajectories are recorded yet: point an app at `remora run` first")?;
@@ -74,7 +83,10 @@ fn doing(phase: NightPhase) -> &'static str {
 fn say(night: &Night) -> anyhow::Result<()> {
     let r = &night.report;
     if r.nothing_new {
-        return output::line(format_args!("{}: nothing new since the last night, nothing changed", night.scope));
+        return output::line(format_args!(
+            "{}: nothing new since the last night, nothing changed",
+            night.scope
+        ));
     }
     output::line(format_args!(
         "{}: {} trajectories, {} failures and {} successes known; {} clusters ({} new), {} failures like no other",
@@ -85,7 +97,10 @@ fn say(night: &Night) -> anyhow::Result<()> {
         r.lessons_total,
         r.lessons_new,
         r.rejected.len(),
-        night.commit.as_ref().map_or("nothing committed".into(), |c| format!("commit {}", &c[..c.len().min(12)])),
+        night
+            .commit
+            .as_ref()
+            .map_or("nothing committed".into(), |c| format!("commit {}", &c[..c.len().min(12)])),
         r.seconds
     ))
 }

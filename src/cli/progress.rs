@@ -10,7 +10,8 @@ pub(super) struct Bars(Mutex<Option<ProgressBar>>);
 
 impl Bars {
     fn set(&self, bar: Option<ProgressBar>) {
-        if let Some(old) = std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), bar) {
+        if let Some(old) = std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), bar)
+        {
             old.finish_and_clear();
         }
     }

@@ -34,7 +34,9 @@ impl Search {
         let label = match self.label.as_deref().map(str::parse) {
             None => None,
             Some(Ok(label)) => Some(label),
-            Some(Err(())) => return Err(Failure::Usage("--label: expected success, failure, partial or unknown".into())),
+            Some(Err(())) => {
+                return Err(Failure::Usage("--label: expected success, failure, partial or unknown".into()));
+            }
         };
         let config = self.common.load()?;
         let store = open_store(&config)?;
@@ -51,7 +53,9 @@ impl Search {
             eprintln!("remora: {note}");
         }
         if self.json {
-            return Ok(output::json_line(&json!({"query": text, "embedder": embedder.name(), "hits": hits}))?);
+            return Ok(output::json_line(
+                &json!({"query": text, "embedder": embedder.name(), "hits": hits}),
+            )?);
         }
         if hits.is_empty() {
             output::line(format_args!("nothing found among {} trajectories", index.documents()))?;

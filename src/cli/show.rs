@@ -2,7 +2,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::{Common, Failure, Outcome, open_store, output};
-use crate::model::{ExchangeId, Micros, Transcript, TrajectoryId};
+use crate::model::{ExchangeId, Micros, TrajectoryId, Transcript};
 use crate::store::Store;
 use crate::{outcome, trajectory, wire};
 
@@ -40,7 +40,10 @@ impl Show {
             }))?);
         }
         let Some(id) = resolve(&store, &self.id)? else {
-            return Err(Failure::Failed(anyhow::anyhow!("{:?}: no trajectory, exchange, response or session has this id", self.id)));
+            return Err(Failure::Failed(anyhow::anyhow!(
+                "{:?}: no trajectory, exchange, response or session has this id",
+                self.id
+            )));
         };
         let found = store.trajectory(id)?.zip(trajectory::transcript(&store, id)?);
         let (summary, transcript) = found.expect("it was just resolved");
@@ -61,7 +64,13 @@ impl Show {
             }
         }
         for v in votes {
-            output::line(format_args!("  {:<18} {:.2} (confidence {:.2})  {}", v.source.to_string(), v.value, v.confidence, output::safe(&v.evidence, 200)))?;
+            output::line(format_args!(
+                "  {:<18} {:.2} (confidence {:.2})  {}",
+                v.source.to_string(),
+                v.value,
+                v.confidence,
+                output::safe(&v.evidence, 200)
+            ))?;
         }
         Ok(messages(&transcript)?)
     }
@@ -83,7 +92,11 @@ fn messages(transcript: &Transcript) -> anyhow::Result<()> {
     for message in &transcript.messages {
         output::line(format_args!("\n[{}] {}", message.role, output::safe(&message.text, 2000)))?;
         for call in &message.tool_calls {
-            output::line(format_args!("  → {}({})", output::safe(&call.name, 80), output::safe(&call.arguments, 500)))?;
+            output::line(format_args!(
+                "  → {}({})",
+                output::safe(&call.name, 80),
+                output::safe(&call.arguments, 500)
+            ))?;
         }
     }
     Ok(())

@@ -70,19 +70,30 @@ impl Skills {
 
 fn latest(repo: &Repo) -> Result<String, Failure> {
     let log = repo.log(1)?;
-    log.into_iter().next().map(|e| e.id).ok_or_else(|| Failure::Failed(anyhow::anyhow!("nothing is committed yet")))
+    log.into_iter()
+        .next()
+        .map(|e| e.id)
+        .ok_or_else(|| Failure::Failed(anyhow::anyhow!("nothing is committed yet")))
 }
 
 fn list(place: &Place, json: bool) -> Outcome {
     let repo = place.open()?;
     let log = repo.log(SHOWN)?;
     if json {
-        let commits: Vec<_> = log.iter().map(|e| json!({"id": e.id, "when": e.when.to_string(), "summary": e.summary})).collect();
+        let commits: Vec<_> = log
+            .iter()
+            .map(|e| json!({"id": e.id, "when": e.when.to_string(), "summary": e.summary}))
+            .collect();
         return Ok(output::json_line(&json!({"repository": repo.path(), "commits": commits}))?);
     }
     output::line(repo.path().display())?;
     for entry in log {
-        output::line(format_args!("{}  {}  {}", &entry.id[..entry.id.len().min(12)], entry.when, output::safe(&entry.summary, 100)))?;
+        output::line(format_args!(
+            "{}  {}  {}",
+            &entry.id[..entry.id.len().min(12)],
+            entry.when,
+            output::safe(&entry.summary, 100)
+        ))?;
     }
     Ok(())
 }
@@ -93,7 +104,11 @@ impl Place {
         let path = store.dir().learned(&self.tenant);
         let found = Repo::find(&path)?;
         found.ok_or_else(|| {
-            let message = format!("{}: nothing is learned yet for tenant {}; run `remora dream`", path.display(), file_name(&self.tenant));
+            let message = format!(
+                "{}: nothing is learned yet for tenant {}; run `remora dream`",
+                path.display(),
+                file_name(&self.tenant)
+            );
             Failure::Failed(anyhow::anyhow!(message))
         })
     }
