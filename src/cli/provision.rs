@@ -1,7 +1,9 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{Common, Failure, Outcome, output};
+use super::progress::Bars;
+use super::{Common, Outcome, output};
+use crate::onnx::provision;
 
 /// Find or fetch ONNX Runtime and the embedding model, so that nothing is fetched later.
 #[derive(Args, Debug)]
@@ -14,11 +16,7 @@ pub(super) struct Provision {
 }
 
 impl Provision {
-    #[cfg(feature = "onnx")]
     pub fn run(self) -> Outcome {
-        use super::progress::Bars;
-        use crate::onnx::provision;
-
         let config = self.common.load()?;
         let found = provision::locate_or_fetch(&config.onnx, &Bars::default())?;
         let parts = [
@@ -36,14 +34,4 @@ impl Provision {
         }
         Ok(())
     }
-
-    #[cfg(not(feature = "onnx"))]
-    pub fn run(self) -> Outcome {
-        let _ = (self.common, self.json, json!(null), output::json_line::<()>);
-        Err(Failure::Failed(anyhow::anyhow!("this binary was built without ONNX Runtime (feature `onnx`)")))
-    }
 }
-
-#[cfg(feature = "onnx")]
-#[expect(dead_code, reason = "named in the other build only")]
-type Unused = Failure;
