@@ -6,6 +6,7 @@ mod doctor;
 mod dream;
 mod export;
 mod output;
+mod progress;
 mod provision;
 mod run;
 mod search;

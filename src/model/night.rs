@@ -87,4 +87,6 @@ pub struct NightReport {
     /// Lessons that the gate refused: (text, reason).
     pub rejected: Vec<(String, String)>,
     pub seconds: f64,
+    /// No outcome had changed since the night before: nothing was done.
+    pub nothing_new: bool,
 }

@@ -134,7 +134,9 @@ CREATE TABLE lesson (
     evidence   TEXT    NOT NULL,                  -- JSON: trajectory ids
     support    TEXT    NOT NULL,
     night_id   BLOB    NOT NULL,
-    updated    INTEGER NOT NULL
+    updated    INTEGER NOT NULL,
+    held       INTEGER NOT NULL DEFAULT 0,        -- 1: the owner changed it or took it out; nights leave it alone
+    passed     INTEGER NOT NULL DEFAULT 0         -- 1: passed the gate, whether or not it was accepted
 ) STRICT;
 CREATE INDEX lesson_scope ON lesson (tenant, app, file);
 CREATE INDEX lesson_cluster ON lesson (cluster_id);
@@ -147,6 +149,7 @@ CREATE TABLE night (
     ended     INTEGER,
     phase     TEXT    NOT NULL,
     watermark INTEGER NOT NULL,
+    material  TEXT    NOT NULL DEFAULT '',        -- fingerprint of the outcomes that were read, and of the settings
     report    TEXT    NOT NULL,                   -- JSON of model::NightReport
     commit_id TEXT,
     error     TEXT,

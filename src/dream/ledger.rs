@@ -1,0 +1,109 @@
+//! Tonight's drafts against the lessons of earlier nights: what is new, what changes, what goes.
+
+use std::collections::{HashMap, HashSet};
+
+use super::draft::{Draft, overlap, words};
+use crate::model::{Cluster, ClusterId, ClusterState, Lesson, LessonId, LessonKind, LessonState};
+
+/// Of the lines that stand, at most this share goes in one night: a bad night must not empty the files.
+const LOSS: f64 = 0.25;
+
+/// What earlier nights and the owner left.
+pub(super) struct Past<'a> {
+    pub lessons: &'a [Lesson],
+    pub passed: &'a HashSet<LessonId>,
+    /// Changed or taken out by the owner.
+    pub held: &'a HashSet<LessonId>,
+}
+
+/// Lessons to be kept with whether they passed, and how many of them are new.
+pub(super) fn settle(
+    past: &Past<'_>,
+    drafts: Vec<Draft>,
+    clusters: &[Cluster],
+    most_new: usize,
+    accept: bool,
+) -> (Vec<(Lesson, bool)>, u64) {
+    let known: HashMap<&LessonId, &Lesson> = past.lessons.iter().map(|l| (&l.id, l)).collect();
+    let standing = past.lessons.iter().filter(|l| l.state != LessonState::Retired).count();
+    let state = |passed: bool| if passed && accept { LessonState::Active } else { LessonState::Watch };
+    let mut kept: Vec<(Lesson, bool)> = Vec::new();
+    let mut fresh: Vec<Draft> = Vec::new();
+    for draft in drafts {
+        if past.held.contains(&draft.lesson.id) {
+            continue;
+        }
+        match known.get(&draft.lesson.id).copied().or_else(|| same_pitfall(&draft.lesson, past)) {
+            // Its words stay, so that the line stays the same line.
+            Some(old) if old.id != draft.lesson.id => kept.push((
+                Lesson {
+                    state: state(draft.passed),
+                    evidence: draft.lesson.evidence,
+                    support: draft.lesson.support,
+                    ..old.clone()
+                },
+                draft.passed,
+            )),
+            Some(old) => kept.push((
+                Lesson { state: state(draft.passed), night: old.night, ..draft.lesson },
+                draft.passed,
+            )),
+            None if says_again(&draft.lesson, past) => {}
+            None => fresh.push(draft),
+        }
+    }
+    // What passed first, then what tells something; drafts come by size of their cluster.
+    fresh.sort_by_key(|d| (!d.passed, !d.telling));
+    fresh.truncate(most_new);
+    let new = fresh.len() as u64;
+    kept.extend(fresh.into_iter().map(|d| (Lesson { state: state(d.passed), ..d.lesson }, d.passed)));
+
+    let tonight: HashSet<LessonId> = kept.iter().map(|(l, _)| l.id.clone()).collect();
+    let replaced: HashSet<(Option<ClusterId>, LessonKind)> = kept
+        .iter()
+        .filter(|(l, _)| l.kind != LessonKind::Correction)
+        .map(|(l, _)| (l.cluster, l.kind))
+        .collect();
+    let gone = |l: &Lesson| {
+        let cluster = l.cluster.and_then(|id| clusters.iter().find(|c| c.id == id));
+        l.kind != LessonKind::Correction
+            && cluster
+                .is_none_or(|c| matches!(c.state, ClusterState::Closed | ClusterState::Muted) || c.size == 0)
+    };
+    let mut leaving: Vec<&Lesson> = past
+        .lessons
+        .iter()
+        .filter(|l| l.state != LessonState::Retired && !tonight.contains(&l.id) && !past.held.contains(&l.id))
+        .filter(|l| gone(l) || replaced.contains(&(l.cluster, l.kind)))
+        .collect();
+    // The least supported leave first; the rest wait for another night.
+    leaving.sort_by_key(|l| (l.state == LessonState::Active, l.evidence.len(), l.id.clone()));
+    leaving.truncate(((standing as f64 * LOSS) as usize).max(1));
+    kept.extend(
+        leaving
+            .into_iter()
+            .map(|l| (Lesson { state: LessonState::Retired, ..l.clone() }, past.passed.contains(&l.id))),
+    );
+    (kept, new)
+}
+
+/// The standing pitfall of the same cluster that says the same up to its explanation, which may change from night to
+/// night with the weakest of evidence.
+fn same_pitfall<'a>(lesson: &Lesson, past: &Past<'a>) -> Option<&'a Lesson> {
+    let says = |text: &str| text.split(';').next().unwrap_or_default().to_owned();
+    let standing =
+        past.lessons.iter().filter(|l| l.state != LessonState::Retired && !past.held.contains(&l.id));
+    let same = |l: &&Lesson| {
+        l.kind == LessonKind::Pitfall && l.cluster == lesson.cluster && says(&l.text) == says(&lesson.text)
+    };
+    (lesson.kind == LessonKind::Pitfall).then(|| standing.into_iter().find(same)).flatten()
+}
+
+/// Nearly the words of a lesson in the same file that the owner decided on: their decision stands for this one too.
+fn says_again(lesson: &Lesson, past: &Past<'_>) -> bool {
+    let mine = words(&lesson.text);
+    past.lessons
+        .iter()
+        .filter(|l| past.held.contains(&l.id) && l.file == lesson.file)
+        .any(|l| overlap(&words(&l.text), &mine) >= 0.85)
+}

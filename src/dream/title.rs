@@ -1,0 +1,96 @@
+//! Names for clusters that a person understands, without a model.
+
+use std::collections::HashMap;
+
+use super::case::Case;
+use super::mask::shorten;
+use super::signature::UNEXPLAINED;
+use crate::model::Signature;
+
+/// Words shown of a cluster that has no error text.
+const TERMS: usize = 3;
+
+/// The title of a cluster, from its signature; `terms` help where the signature says little.
+#[must_use]
+pub(super) fn title(signature: &Signature, terms: &[String]) -> String {
+    let text = shorten(&signature.text, 90);
+    let said = |lead: String| if text.is_empty() { lead } else { format!("{lead}: {text}") };
+    let tool = signature.tool.as_deref().map(|t| format!("`{t}`"));
+    let called = tool.clone().unwrap_or_else(|| "a tool".into());
+    let about = if terms.is_empty() { String::new() } else { format!(" ({})", terms.join(", ")) };
+    match signature.class.as_str() {
+        "tool_error" => said(format!("{called} fails")),
+        "arguments_schema" => said(format!("{called} is called with arguments that its schema refuses")),
+        "output_schema" => said("The answer does not follow the requested schema".into()),
+        "repeated_call" if text.is_empty() => {
+            format!("{called} is called again and again with the same arguments")
+        }
+        "repeated_call" => format!("{called} repeats the same failing call: {text}"),
+        "truncation" => "The answer is cut off at the token limit".into(),
+        "refusal" => format!("The model refuses{about}"),
+        "http_error" => said("The upstream answers with an error".into()),
+        "user_correction" => match tool {
+            Some(tool) => format!("The user corrects the result after {tool}{about}"),
+            None => format!("The user corrects the answer{about}"),
+        },
+        "abandonment" => format!("The user leaves before it is done{about}"),
+        UNEXPLAINED => match tool {
+            Some(tool) if !text.is_empty() => format!("Ends badly after {tool} failed: {text}"),
+            Some(tool) => format!("Ends badly after {tool} although no error shows{about}"),
+            None => format!("Ends badly without any action{about}"),
+        },
+        other => said(format!("{} {called}", other.replace('_', " "))),
+    }
+}
+
+/// The words that set each group's tasks apart from the other groups', by c-TF-IDF (Grootendorst 2022).
+#[must_use]
+pub(super) fn terms(groups: &[Vec<&Case>]) -> Vec<Vec<String>> {
+    const STOP: [&str; 48] = [
+        "the", "and", "for", "you", "your", "with", "that", "this", "have", "has", "are", "was", "were",
+        "will", "can", "could", "would", "like", "want", "need", "please", "from", "not", "but", "any",
+        "all", "what", "which", "who", "how", "when", "where", "name", "number", "text", "help", "also",
+        "there", "their", "them", "they", "its", "into", "should", "hello", "thank", "thanks", "been",
+    ];
+    let words = |case: &Case| {
+        let plain = |w: &&str| w.len() > 2 && w.chars().all(char::is_alphabetic);
+        let found =
+            case.task.split(|c: char| !c.is_alphanumeric() && c != '<').filter(plain).map(str::to_lowercase);
+        let mut found: Vec<String> = found.filter(|w| !STOP.contains(&w.as_str())).collect();
+        // Once a case: a long task is one voice.
+        found.sort();
+        found.dedup();
+        found
+    };
+    let counted: Vec<HashMap<String, f64>> = groups
+        .iter()
+        .map(|group| {
+            let mut counts = HashMap::new();
+            group.iter().flat_map(|c| words(c)).for_each(|w| *counts.entry(w).or_default() += 1.0);
+            counts
+        })
+        .collect();
+    let mut total: HashMap<&str, f64> = HashMap::new();
+    for counts in &counted {
+        counts.iter().for_each(|(w, n)| *total.entry(w).or_default() += n);
+    }
+    let all = groups.iter().map(Vec::len).sum::<usize>() as f64;
+    let average = total.values().sum::<f64>() / groups.len().max(1) as f64;
+    counted
+        .iter()
+        .zip(groups)
+        .map(|(counts, group)| {
+            // A word must be common in the group, and more common than elsewhere, to say what it is about.
+            let (size, others) = (group.len() as f64, all - group.len() as f64);
+            let common = counts.iter().filter(|(w, n)| {
+                let elsewhere = (total[w.as_str()] - **n) / others.max(1.0);
+                **n >= 3.0 && **n >= 0.5 * size && **n / size >= 2.0 * elsewhere
+            });
+            let mut scored: Vec<(f64, &String)> = common
+                .map(|(w, n)| (n / group.len() as f64 * (1.0 + average / total[w.as_str()]).ln(), w))
+                .collect();
+            scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
+            scored.into_iter().take(TERMS).map(|(_, w)| w.clone()).collect()
+        })
+        .collect()
+}
