@@ -5,7 +5,7 @@ fn main() -> std::process::ExitCode {
 
 /// Keeps ONNX Runtime from sending telemetry (see `onnx::runtime`). It reads the variable when it is loaded.
 #[cfg(feature = "onnx")]
-#[expect(unsafe_code, reason = "the environment can only be changed while no other thread may read it")]
+#[expect(unsafe_code, clippy::disallowed_methods, reason = "the environment can only be changed while no other thread may read it")]
 fn silence_onnx_runtime() {
     // SAFETY: the first thing that `main` does: there is no other thread yet.
     unsafe { std::env::set_var(remora::config::Onnx::TELEMETRY_OFF, "1") };

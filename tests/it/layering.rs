@@ -115,7 +115,7 @@ fn bare_spawns(file: &Path, code: &str) -> Vec<String> {
 
 /// Reads of the environment outside `config`.
 fn environment_reads(file: &Path, code: &str) -> Vec<String> {
-    const READS: [&str; 6] = ["var", "var_os", "vars", "vars_os", "set_var", "remove_var"];
+    const READS: [&str; 4] = ["var", "var_os", "vars", "vars_os"];
     if room(file) == "config" {
         return Vec::new();
     }
