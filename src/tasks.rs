@@ -45,7 +45,6 @@ impl Drop for Running {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "this is the one place that spawns")]
 impl Tasks {
     #[must_use]
     pub fn new() -> Self {
