@@ -11,16 +11,16 @@
 //!
 //! Modules in the order of their ranks; an import points to a lower rank (`tests/it/layering.rs`).
 
-// rank 0: plain data, settings, tasks, telemetry
+// rank 0: plain data, settings, tasks
 pub mod config;
 pub mod model;
 pub mod tasks;
-pub mod telemetry;
 
-// rank 1: formats, files, the runtime
+// rank 1: formats, files, the runtime, telemetry
 #[cfg(feature = "onnx")]
 pub mod onnx;
 pub mod store;
+pub mod telemetry;
 pub mod wire;
 
 // rank 2: one stage each
@@ -35,13 +35,13 @@ pub mod dashboard;
 pub mod outcome;
 pub mod proxy;
 
-// rank 4: the night
+// rank 4: the night, and what starts it
 pub mod dream;
+pub mod schedule;
 
 // rank 5: wiring
 pub mod app;
 pub mod demo;
-pub mod schedule;
 
 // rank 6: verbs
 pub mod cli;

@@ -1,1 +1,158 @@
-//! 
+//! Verbs. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
+
+mod config;
+mod demo;
+mod doctor;
+mod dream;
+mod export;
+mod output;
+mod provision;
+mod run;
+mod search;
+mod show;
+mod skills;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, ConfigError, variable};
+use crate::store::{DataDir, Store};
+use crate::telemetry;
+
+/// A sidecar for apps that call an LLM: records by day, dreams by night.
+#[derive(Debug, Parser)]
+#[command(name = "remora", version, propagate_version = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Proxy, record, show: the main job.
+    Run(run::Run),
+    /// Play the whole loop on a scripted support desk: no account, no model needed.
+    Demo(demo::Demo),
+    /// Run a night now: cluster failures, write lessons.
+    Dream(dream::Dream),
+    /// Find trajectories by words and by meaning.
+    Search(search::Search),
+    /// Show one trajectory or exchange.
+    Show(show::Show),
+    /// Write trajectories or exchanges as JSON lines.
+    Export(export::Export),
+    /// The learned files and their history.
+    Skills(skills::Skills),
+    /// Find or fetch ONNX Runtime and the embedding model.
+    Provision(provision::Provision),
+    /// Say what works here and what is missing.
+    Doctor(doctor::Doctor),
+    /// Check or print the configuration.
+    Config(config::ConfigVerb),
+}
+
+/// Options that every verb takes.
+#[derive(Args, Debug, Clone, Default)]
+struct Common {
+    /// Configuration file [default: $REMORA_CONFIG, or built-in defaults].
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    /// Data directory, in place of the configured one.
+    #[arg(long, value_name = "DIR", global = true)]
+    data: Option<PathBuf>,
+}
+
+/// Why a verb ends without success.
+#[derive(Debug)]
+enum Failure {
+    /// Wrong usage or configuration: exit code 2.
+    Usage(String),
+    /// Anything else: exit code 1.
+    Failed(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        let error = error.into();
+        match error.downcast::<ConfigError>() {
+            Ok(config) => Self::Usage(config.to_string()),
+            Err(other) => Self::Failed(other),
+        }
+    }
+}
+
+type Outcome = Result<(), Failure>;
+
+/// Parses the command line and runs its verb.
+#[must_use]
+pub fn main() -> ExitCode {
+    // A reader that went away (`remora export | head`) is no reason for a panic message.
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = u8::try_from(error.exit_code()).unwrap_or(2);
+            drop(error.print());
+            return ExitCode::from(code);
+        }
+    };
+    let done = match cli.verb {
+        Verb::Run(verb) => verb.run(),
+        Verb::Demo(verb) => verb.run(),
+        Verb::Dream(verb) => verb.run(),
+        Verb::Search(verb) => verb.run(),
+        Verb::Show(verb) => verb.run(),
+        Verb::Export(verb) => verb.run(),
+        Verb::Skills(verb) => verb.run(),
+        Verb::Provision(verb) => verb.run(),
+        Verb::Doctor(verb) => verb.run(),
+        Verb::Config(verb) => verb.run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Usage(message)) => {
+            eprintln!("remora: {message}");
+            ExitCode::from(2)
+        }
+        Err(Failure::Failed(error)) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(Failure::Failed(error)) => {
+            eprintln!("remora: {error:#}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+impl Common {
+    fn config_file(&self) -> Option<PathBuf> {
+        self.config.clone().or_else(|| variable("REMORA_CONFIG").map(PathBuf::from))
+    }
+
+    /// The configuration with the options applied, checked; logs are started.
+    fn load(&self) -> Result<Config, Failure> {
+        let config = self.load_quietly()?;
+        telemetry::start_logs(&config.log);
+        Ok(config)
+    }
+
+    fn load_quietly(&self) -> Result<Config, Failure> {
+        let mut config = match self.config_file() {
+            Some(path) => Config::from_file(&path).map_err(|e| Failure::Usage(e.to_string()))?,
+            None => Config::default(),
+        };
+        if let Some(data) = &self.data {
+            config.data = Some(data.clone());
+        }
+        Ok(config)
+    }
+}
+
+/// Opens the store of a configuration.
+fn open_store(config: &Config) -> Result<Store, Failure> {
+    Ok(Store::open(&DataDir::new(config.data_dir()))?)
+}
+
+/// An async runtime for verbs that need one.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("remora").build()?)
+}

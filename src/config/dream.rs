@@ -31,3 +31,17 @@ impl Default for Dream {
         Self { schedule: Some("30 3 * * *".into()), review: Review::Auto, min_cluster: 3, max_new_lessons: 10 }
     }
 }
+
+/// Reads a crontab line: five fields (minute hour day-of-month month day-of-week), or six with seconds first.
+///
+/// # Errors
+/// In words for the user, when it is no such line.
+pub fn parse_schedule(text: &str) -> Result<cron::Schedule, String> {
+    let fields = text.split_whitespace().count();
+    let line = match fields {
+        5 => format!("0 {text}"),
+        6 | 7 => text.to_owned(),
+        _ => return Err(format!("{text:?} is no crontab line: expected 5 fields, such as \"30 3 * * *\", not {fields}")),
+    };
+    line.parse().map_err(|e| format!("{text:?} is no crontab line: {e}"))
+}

@@ -1,7 +1,75 @@
-//! Settings: one struct a section, defaults in one place.
+//! Settings: one struct a section, defaults in one place, checked before anything starts.
+//!
+//! In: a YAML file, `${ENV}` references in it, options of the command line. Out: a [`Config`] that can be run, or every
+//! problem at once, each with its path. The environment is read nowhere else.
 
+mod capture;
 mod dream;
+mod environment;
+mod load;
+mod proxy;
 mod search;
+mod units;
 
-pub use dream::{Dream, Review};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use capture::{Capture, Durability};
+pub use dream::{Dream, Review, parse_schedule};
+pub use environment::variable;
+pub use load::{ConfigError, Problem};
+pub use proxy::{Dashboard, Http2, Log, LogFormat, Shutdown, Trajectories, Upstream};
 pub use search::{Embedder, Fetch, Onnx, Search};
+pub use units::Span;
+
+/// All settings. `config/remora.yaml` shows every key with its default and a sentence.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where apps connect: address and port; port 0 picks a free one.
+    pub listen: String,
+    /// Where the dashboard, health and metrics answer.
+    pub admin: String,
+    /// The data directory; null: the platform's.
+    pub data: Option<PathBuf>,
+    pub upstream: Upstream,
+    pub capture: Capture,
+    pub trajectories: Trajectories,
+    pub search: Search,
+    pub onnx: Onnx,
+    pub dream: Dream,
+    pub dashboard: Dashboard,
+    pub shutdown: Shutdown,
+    pub log: Log,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:4141".into(),
+            admin: "127.0.0.1:4142".into(),
+            data: None,
+            upstream: Upstream::default(),
+            capture: Capture::default(),
+            trajectories: Trajectories::default(),
+            search: Search::default(),
+            onnx: Onnx::default(),
+            dream: Dream::default(),
+            dashboard: Dashboard::default(),
+            shutdown: Shutdown::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+impl Config {
+    /// The data directory: the configured one, or the platform's (`~/.local/share/remora` on Linux).
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        self.data.clone().unwrap_or_else(|| {
+            directories::ProjectDirs::from("", "", "remora")
+                .map_or_else(|| PathBuf::from("remora-data"), |dirs| dirs.data_dir().to_owned())
+        })
+    }
+}

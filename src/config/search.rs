@@ -23,16 +23,21 @@ pub enum Embedder {
 }
 
 /// `onnx:` — where ONNX Runtime and models come from.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Onnx {
     /// The shared library; null: look in the environment (`ORT_DYLIB_PATH`), Python's site-packages and the cache,
     /// then fetch the pinned wheel with pip.
     pub library: Option<PathBuf>,
+    /// A directory with `model.onnx` and `tokenizer.json` of a sentence embedding model (mean pooling); null:
+    /// all-MiniLM-L6-v2 in 8 bits from the cache, or fetched.
+    pub embedding_model: Option<PathBuf>,
     /// Whether missing parts may be fetched.
     pub fetch: Fetch,
     /// Where fetched parts are kept; null: the platform's cache directory.
     pub cache: Option<PathBuf>,
+    /// Threads for one operation; 0: one a core. One by default: the app that Remora sits beside needs the others.
+    pub threads: u16,
 }
 
 /// Whether to fetch what is missing.
@@ -47,5 +52,37 @@ pub enum Fetch {
 impl Default for Search {
     fn default() -> Self {
         Self { embedder: Embedder::Auto }
+    }
+}
+
+impl Default for Onnx {
+    fn default() -> Self {
+        Self { library: None, embedding_model: None, fetch: Fetch::Auto, cache: None, threads: 1 }
+    }
+}
+
+impl Onnx {
+    /// Where fetched parts are kept: the setting, else `remora` in the platform's cache directory. None where the
+    /// platform names none, as for a user without a home.
+    #[must_use]
+    pub fn cache_dir(&self) -> Option<PathBuf> {
+        self.cache.clone().or_else(|| {
+            directories::ProjectDirs::from("", "", "remora").map(|dirs| dirs.cache_dir().to_owned())
+        })
+    }
+
+    /// The shared library that the environment names in `ORT_DYLIB_PATH`, as other users of ONNX Runtime read it.
+    #[must_use]
+    pub fn library_in_environment() -> Option<PathBuf> {
+        std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty()).map(PathBuf::from)
+    }
+
+    /// The environment variable that forbids ONNX Runtime, from 1.29 on, to send telemetry.
+    pub const TELEMETRY_OFF: &str = "ORT_DISABLE_TELEMETRY";
+
+    /// Whether the environment forbids ONNX Runtime to send telemetry.
+    #[must_use]
+    pub fn telemetry_is_off() -> bool {
+        std::env::var(Self::TELEMETRY_OFF).is_ok_and(|value| value == "1")
     }
 }

@@ -58,18 +58,19 @@ impl<'a> Field<'a> {
         let (failures, with_tool, near) = (of(&self.failures), of(&self.with_tool), of(&self.near));
         let tool = self.signature.tool.as_deref();
         let found = contrast(&failures, &with_tool, &near, tool);
-        let mut findings = found.findings;
+        let (mut findings, mut candidates) = (found.findings, found.candidates);
         if let (Some(tool), false) = (tool, self.signature.text.is_empty()) {
             let mut met = with_tool;
             met.extend(of(&self.failed_with_tool));
             let error = &self.signature.text;
+            candidates += STEPS;
             if let Some(r) = recovery(&met, tool, error) {
                 let advice = Advice::After { tool: tool.to_owned(), error: error.clone(), next: r.next };
                 let z = log_odds_z(r.successes, r.failures);
                 findings.insert(0, Finding { advice, successes: r.successes, failures: r.failures, z });
             }
         }
-        (findings, found.hint, found.candidates + STEPS)
+        (findings, found.hint, candidates)
     }
 
     /// Successes and failures that an advice is judged on.

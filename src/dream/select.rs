@@ -1,15 +1,13 @@
 //! What a night reads: outcomes brought up to date, then every labelled trajectory as a [`Case`].
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use super::DreamError;
 use super::case::Case;
 use crate::model::{ClusterId, Label, Micros, Scope, Trajectory, TrajectoryId};
 use crate::store::{Store, TrajectoryFilter};
+use crate::{outcome, trajectory};
 
-/// A trajectory counts as ended after this long without an exchange.
-const QUIET: Duration = Duration::from_secs(0);
 /// Failures and successes that are looked at, newest first: bounds a night's time.
 const FAILURES: usize = 2_000;
 const SUCCESSES: usize = 1_000;
@@ -26,10 +24,15 @@ pub(super) struct Selection {
     pub failures: u64,
 }
 
-/// Brings outcomes up to date. The one place where the night asks for that.
+/// Joins what was recorded until now and brings a scope's outcomes up to date. The one place where the night asks for
+/// that.
+///
+/// Runs that are still going on are judged as they stand: their outcome becomes due again with the next exchange, and
+/// who asks for a night by hand wants to see all that was recorded.
 pub(super) fn catch_up(store: &Store, scope: &Scope, now: Micros) -> Result<(), DreamError> {
-    // assess(store, now.minus(QUIET)) and relearn(store, scope) are called here.
-    let _ = (store, scope, now.minus(QUIET));
+    trajectory::catch_up(store)?;
+    outcome::assess(store, now)?;
+    outcome::relearn(store, scope)?;
     Ok(())
 }
 

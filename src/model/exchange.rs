@@ -12,6 +12,8 @@ use super::{ExchangeId, Micros, Scope};
 pub struct Exchange {
     pub id: ExchangeId,
     pub scope: Scope,
+    /// Same number, same client connection.
+    pub connection: i64,
     /// Keyed fingerprint of the client's credential, or none where it sent none.
     pub client_key: Option<String>,
     pub method: String,
@@ -50,7 +52,7 @@ pub struct Timing {
     pub ended: Micros,
 }
 
-/// Header lines in order; names as sent where the protocol keeps case.
+/// Header lines in order, names in lower case.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Headers(pub Vec<(String, String)>);

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -53,6 +54,17 @@ pub enum Api {
     Messages,
     #[default]
     Other,
+}
+
+impl FromStr for Api {
+    type Err = ();
+
+    fn from_str(s: &str) -> Result<Self, ()> {
+        [Self::ChatCompletions, Self::Completions, Self::Responses, Self::Embeddings, Self::Messages, Self::Other]
+            .into_iter()
+            .find(|api| api.as_str() == s)
+            .ok_or(())
+    }
 }
 
 impl Api {

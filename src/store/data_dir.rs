@@ -52,7 +52,13 @@ impl DataDir {
     }
 
     pub(super) fn create(&self) -> Result<(), StoreError> {
-        std::fs::create_dir_all(self.0.join("payloads"))
+        // Recorded traffic is nobody else's business.
+        let mut private = std::fs::DirBuilder::new();
+        private.recursive(true);
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut private, 0o700);
+        private
+            .create(self.0.join("payloads"))
             .map_err(|source| StoreError::Directory { path: self.0.clone(), source })
     }
 }

@@ -11,10 +11,12 @@
 
 mod clusters;
 mod columns;
+mod counts;
 mod data_dir;
 mod error;
 mod exchanges;
 mod feedback;
+mod index_state;
 mod lessons;
 mod migrate;
 mod nights;
@@ -29,14 +31,16 @@ use std::sync::{Arc, Mutex};
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
+pub use counts::Counts;
 pub use data_dir::DataDir;
 pub use error::StoreError;
-pub use exchanges::ExchangeFilter;
+pub use index_state::{EmbeddingFilter, Indexed, Unindexed};
 pub use nights::Begun;
 pub use outcomes::Assessment;
 pub use record_writer::RecordWriter;
 pub use trajectories::TrajectoryFilter;
-pub use turns::{NewTurn, Turn};
+pub use turns::{Anchor, Chain, NewTurn, Place, Placing, Turn};
+pub use views::{ClusterFilter, ClusterView, LessonsOf, NightFilter, Totals};
 
 /// The data directory, open. Cheap to clone.
 #[derive(Clone, Debug)]

@@ -4,7 +4,7 @@ use rusqlite::params;
 
 use super::columns::{Col, Named};
 use super::{Store, StoreError};
-use crate::model::{Micros, Outcome, Scope, TrajectoryId, Vote, VoteSource};
+use crate::model::{FailingStep, Micros, Outcome, Scope, TrajectoryId, Vote, VoteSource};
 
 /// An outcome to be kept, and the votes it came from.
 #[derive(Clone, Debug)]
@@ -100,6 +100,25 @@ impl Store {
                 });
             }
             Ok(votes)
+        })
+    }
+
+    /// The outcomes of a scope's assessed trajectories (any user), each with the revision that it is of.
+    pub fn outcomes_of_scope(&self, scope: &Scope) -> Result<Vec<(TrajectoryId, i64, Outcome)>, StoreError> {
+        const SQL: &str = "SELECT id, assessed, p_success, label, failing_step, failing_reason FROM trajectory \
+             WHERE tenant = ?1 AND app = ?2 AND assessed > 0 ORDER BY id";
+        self.read("read the outcomes of a scope", |db| {
+            db.prepare_cached(SQL)?
+                .query_map([&scope.tenant, &scope.app], |r| {
+                    let failing = r.get::<_, Option<i64>>(4)?.zip(r.get::<_, Option<String>>(5)?);
+                    let outcome = Outcome {
+                        p_success: r.get(2)?,
+                        label: r.get::<_, Named<_>>(3)?.0,
+                        failing_step: failing.map(|(step, reason)| FailingStep { step: step.max(0) as usize, reason }),
+                    };
+                    Ok((r.get::<_, Col<_>>(0)?.0, r.get(1)?, outcome))
+                })?
+                .collect()
         })
     }
 

@@ -1,4 +1,123 @@
-use super::DataDir;
+//! Bodies, in one database file a day, so that retention drops files.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::columns::Col;
+use super::{DataDir, StoreError, migrate};
+use crate::model::ExchangeId;
+
+/// Which body of an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Request = 0,
+    Response = 1,
+}
+
+/// Below this many bytes a body is kept as it is: compressing would cost more than it saves.
+const COMPRESS_FROM: usize = 512;
+/// Fastest level: bodies are JSON and event streams, which it cuts to a quarter at hundreds of MB/s.
+const ZSTD_LEVEL: i32 = 1;
+/// Payload files that a reader keeps open.
+const OPEN_DAYS: usize = 8;
+
+/// Writes bodies; belongs to the recorder's thread.
 #[derive(Debug)]
-pub(super) struct PayloadReader(#[allow(dead_code)] DataDir);
-impl PayloadReader { pub(super) fn new(dir: DataDir) -> Self { Self(dir) } }
+pub(super) struct PayloadWriter {
+    dir: DataDir,
+    synchronous: &'static str,
+    today: Option<(String, Connection)>,
+}
+
+impl PayloadWriter {
+    pub fn new(dir: DataDir, synchronous: &'static str) -> Self {
+        Self { dir, synchronous, today: None }
+    }
+
+    /// Commits bodies into a day's file; those of an exchange that is there already are replaced.
+    pub fn put<'a>(
+        &mut self,
+        day: &str,
+        bodies: impl Iterator<Item = (ExchangeId, Side, &'a Bytes)>,
+    ) -> Result<(), StoreError> {
+        const PUT: &str = "INSERT OR REPLACE INTO body (exchange_id, side, encoding, bytes) VALUES (?1, ?2, ?3, ?4)";
+        let failed = StoreError::query;
+        let db = self.open(day)?;
+        let tx = db.transaction().map_err(failed("write bodies"))?;
+        {
+            let mut put = tx.prepare_cached(PUT).map_err(failed("write bodies"))?;
+            for (id, side, bytes) in bodies.filter(|(_, _, b)| !b.is_empty()) {
+                let packed = (bytes.len() >= COMPRESS_FROM)
+                    .then(|| zstd::bulk::compress(bytes, ZSTD_LEVEL).ok())
+                    .flatten()
+                    .filter(|packed| packed.len() < bytes.len());
+                let (encoding, stored) = match &packed {
+                    Some(packed) => (1, packed.as_slice()),
+                    None => (0, bytes.as_ref()),
+                };
+                put.execute(params![Col(id), side as i64, encoding, stored]).map_err(failed("write bodies"))?;
+            }
+        }
+        tx.commit().map_err(failed("write bodies"))
+    }
+
+    fn open(&mut self, day: &str) -> Result<&mut Connection, StoreError> {
+        if self.today.as_ref().is_none_or(|(open, _)| open != day) {
+            let db = migrate::open(&self.dir.payload_db(day), migrate::PAYLOAD)?;
+            db.pragma_update(None, "synchronous", self.synchronous).map_err(StoreError::query("open payloads"))?;
+            self.today = Some((day.to_owned(), db));
+        }
+        Ok(&mut self.today.as_mut().expect("opened just above").1)
+    }
+}
+
+/// Reads bodies back.
+#[derive(Debug)]
+pub(super) struct PayloadReader {
+    dir: DataDir,
+    open: HashMap<String, Connection>,
+}
+
+impl PayloadReader {
+    pub fn new(dir: DataDir) -> Self {
+        Self { dir, open: HashMap::new() }
+    }
+
+    /// What was kept of a body; none where it was empty or retention has dropped it.
+    pub fn get(&mut self, day: &str, id: ExchangeId, side: Side) -> Result<Option<Bytes>, StoreError> {
+        const GET: &str = "SELECT encoding, bytes FROM body WHERE exchange_id = ?1 AND side = ?2";
+        let Some(db) = self.open(day)? else { return Ok(None) };
+        let row: Option<(i64, Vec<u8>)> = db
+            .prepare_cached(GET)
+            .and_then(|mut q| q.query_row(params![Col(id), side as i64], |r| Ok((r.get(0)?, r.get(1)?))).optional())
+            .map_err(StoreError::query("read a body"))?;
+        match row {
+            None => Ok(None),
+            Some((0, bytes)) => Ok(Some(bytes.into())),
+            Some((_, packed)) => {
+                let bytes = zstd::stream::decode_all(packed.as_slice()).map_err(|e| StoreError::Damaged {
+                    operation: "read a body",
+                    object: format!("{id} in {}", self.dir.payload_db(day).display()),
+                    reason: e.to_string(),
+                })?;
+                Ok(Some(bytes.into()))
+            }
+        }
+    }
+
+    fn open(&mut self, day: &str) -> Result<Option<&Connection>, StoreError> {
+        if !self.open.contains_key(day) {
+            let path = self.dir.payload_db(day);
+            if !path.exists() {
+                return Ok(None);
+            }
+            if self.open.len() >= OPEN_DAYS {
+                self.open.clear();
+            }
+            self.open.insert(day.to_owned(), migrate::open(&path, migrate::PAYLOAD)?);
+        }
+        Ok(self.open.get(day))
+    }
+}

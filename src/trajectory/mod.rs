@@ -1,11 +1,14 @@
 //! From exchanges to trajectories, without an SDK in the app.
 //!
-//! In: new rows of the store, by watermark. Out: turns and trajectories in the store, and whole transcripts.
+//! In: new rows of the record, by watermark. Out: turns and trajectories in the store, and whole transcripts.
+//!
+//! Always true: an exchange is placed once, in order of recording; what the client named wins over what its messages
+//! suggest; the same record gives the same trajectories, up to their ids.
 
-use crate::model::{Transcript, TrajectoryId};
-use crate::store::{Store, StoreError};
+mod assemble;
+mod chain;
+mod session;
+mod transcript;
 
-/// Loads what was said in a trajectory from the recorded bodies; none where there is no such trajectory.
-pub fn transcript(_store: &Store, _id: TrajectoryId) -> Result<Option<Transcript>, StoreError> {
-    Ok(None)
-}
+pub use assemble::{Caught, catch_up};
+pub use transcript::transcript;

@@ -53,6 +53,8 @@ CREATE TABLE turn (
     reasoning_tokens INTEGER,
     messages        INTEGER NOT NULL,             -- length of the conversation that was sent
     partition       TEXT    NOT NULL,             -- scope and client key: prefixes are compared within it
+    connection      INTEGER NOT NULL,             -- as in the exchange: a hint where prefixes are equal
+    system_hash     BLOB,                         -- of the system messages, which are not in the chains
     request_chain   BLOB,                         -- chained hash of the conversation that was sent
     reply_chain     BLOB,                         -- the same with the answer; null: no answer
     continued       INTEGER NOT NULL DEFAULT 0    -- how many turns continue this one

@@ -6,6 +6,7 @@ CREATE TABLE exchange (
     tenant            TEXT    NOT NULL,
     app               TEXT    NOT NULL,
     user              TEXT    NOT NULL,
+    connection        INTEGER NOT NULL,                  -- the client's connection: same number, same connection
     client_key        TEXT,                              -- keyed fingerprint of the credential
     method            TEXT    NOT NULL,
     target            TEXT    NOT NULL,

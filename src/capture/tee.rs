@@ -1,0 +1,249 @@
+//! Bodies that pass through while a copy is taken.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
+use tokio::sync::oneshot;
+use tokio::time::Sleep;
+
+use super::flight::{Flight, SharedCopy};
+use super::recorder::Recorder;
+use crate::model::Ended;
+
+/// A request's body on its way to the upstream.
+#[derive(Debug)]
+pub struct RequestTee<B> {
+    /// None once it has ended.
+    inner: Option<B>,
+    copy: Option<SharedCopy>,
+    leftover: Arc<Mutex<Option<B>>>,
+}
+
+/// What nobody read of a request's body: where the upstream could not be reached, the record still wants it.
+#[derive(Debug)]
+pub struct Leftover<B> {
+    body: Arc<Mutex<Option<B>>>,
+    copy: Option<SharedCopy>,
+}
+
+/// Waiting for the rest of a request that goes nowhere.
+const LEFTOVER_PATIENCE: Duration = Duration::from_secs(1);
+
+impl<B: Body<Data = Bytes> + Unpin> RequestTee<B> {
+    /// Copies what passes into the flight; without one, only passes. The second part gets what is never read.
+    pub fn new(inner: B, flight: Option<&mut Flight>) -> (Self, Leftover<B>) {
+        let copy = flight.map(Flight::request_copy);
+        let leftover = Leftover { body: Arc::default(), copy: copy.clone() };
+        (Self { inner: Some(inner), copy, leftover: leftover.body.clone() }, leftover)
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Leftover<B> {
+    /// Reads the rest into the record, as far as it comes within a short time.
+    pub async fn read(self) {
+        let body = self.body.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (Some(body), Some(copy)) = (body, self.copy) else { return };
+        let mut rest = RequestTee { inner: Some(body), copy: Some(copy), leftover: Arc::default() };
+        let read = async { while let Some(Ok(_)) = poll_fn(|cx| Pin::new(&mut rest).poll_frame(cx)).await {} };
+        // What comes later is missing in the record, as it was for the upstream.
+        let _ = tokio::time::timeout(LEFTOVER_PATIENCE, read).await;
+    }
+}
+
+impl<B> Drop for RequestTee<B> {
+    fn drop(&mut self) {
+        if self.copy.is_some() && self.inner.is_some() {
+            *self.leftover.lock().unwrap_or_else(PoisonError::into_inner) = self.inner.take();
+        }
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for RequestTee<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(inner).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                if let (Some(data), Some(copy)) = (frame.data_ref(), &self.copy) {
+                    copy.lock().unwrap_or_else(PoisonError::into_inner).push(data);
+                }
+            }
+            Some(Err(_)) | None => self.inner = None,
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+/// A response's body on its way to the client. Its end is held back until the record is safe, for a bounded time.
+#[derive(Debug)]
+pub struct ResponseTee<B: Body> {
+    inner: B,
+    state: State<B::Error>,
+}
+
+#[derive(Debug)]
+enum State<E> {
+    /// Frames pass. None: nothing is recorded.
+    Passing(Option<Flight>),
+    /// The record is on its way; the last frame, if the end is one, goes out when it is safe.
+    Holding(Option<Frame<Bytes>>, Box<Ack>),
+    /// The upstream broke off. The server drops what it has not written yet when it hears of it, so it hears of it one
+    /// turn later, after it has written.
+    Breaking(Option<E>),
+    Done,
+}
+
+/// Waits for a record, but not for ever.
+#[derive(Debug)]
+pub(super) struct Ack {
+    receiver: oneshot::Receiver<bool>,
+    timeout: Pin<Box<Sleep>>,
+    recorder: Recorder,
+}
+
+impl Ack {
+    fn new(receiver: oneshot::Receiver<bool>, recorder: Recorder) -> Self {
+        let timeout = Box::pin(tokio::time::sleep(recorder.ack_timeout()));
+        Self { receiver, timeout, recorder }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if Pin::new(&mut self.receiver).poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        ready!(self.timeout.as_mut().poll(cx));
+        self.recorder.count_ack_timeout();
+        Poll::Ready(())
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> ResponseTee<B> {
+    /// Copies what passes into the flight and ends it with the body.
+    pub fn new(inner: B, flight: Option<Flight>) -> Self {
+        Self { inner, state: State::Passing(flight) }
+    }
+
+    /// As [`new`](Self::new) for a body that may be empty: an empty one is never polled, so its record is made, and
+    /// waited for, here.
+    pub async fn started(inner: B, flight: Option<Flight>) -> Self {
+        if !inner.is_end_stream() {
+            return Self::new(inner, flight);
+        }
+        if let Some(flight) = flight {
+            let recorder = flight.recorder().clone();
+            if let Some(receiver) = flight.finish(Ended::Complete, None) {
+                let mut ack = Ack::new(receiver, recorder);
+                poll_fn(|cx| ack.poll(cx)).await;
+            }
+        }
+        Self { inner, state: State::Done }
+    }
+}
+
+impl<E> State<E> {
+    /// The end is reached, with `last` still to be sent.
+    fn end(flight: Option<Flight>, last: Option<Frame<Bytes>>) -> (Self, Option<Frame<Bytes>>) {
+        let Some(flight) = flight else { return (Self::Done, last) };
+        let recorder = flight.recorder().clone();
+        match flight.finish(Ended::Complete, None) {
+            Some(receiver) => (Self::Holding(last, Box::new(Ack::new(receiver, recorder))), None),
+            None => (Self::Done, last),
+        }
+    }
+}
+
+impl<B> Body for ResponseTee<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display + Unpin,
+{
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = &mut *self;
+        loop {
+            match &mut this.state {
+                State::Done => return Poll::Ready(None),
+                State::Breaking(error) => {
+                    let error = error.take();
+                    this.state = State::Done;
+                    return Poll::Ready(error.map(Err));
+                }
+                State::Holding(last, ack) => {
+                    ready!(ack.poll(cx));
+                    let last = last.take();
+                    this.state = State::Done;
+                    return Poll::Ready(last.map(Ok));
+                }
+                State::Passing(flight) => match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
+                    Some(Ok(frame)) => {
+                        if let (Some(flight), Some(data)) = (flight.as_mut(), frame.data_ref()) {
+                            flight.response_frame(data);
+                        }
+                        // With a known length the client needs no end mark: the last frame is the end.
+                        if !this.inner.is_end_stream() {
+                            return Poll::Ready(Some(Ok(frame)));
+                        }
+                        let (state, last) = State::end(flight.take(), Some(frame));
+                        this.state = state;
+                        if let Some(last) = last {
+                            return Poll::Ready(Some(Ok(last)));
+                        }
+                    }
+                    Some(Err(error)) => {
+                        if let Some(flight) = flight.take() {
+                            drop(flight.finish(Ended::UpstreamReset, Some(format!("the response broke off: {error}"))));
+                        }
+                        this.state = State::Breaking(Some(error));
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                    None => {
+                        let (state, _) = State::end(flight.take(), None);
+                        this.state = state;
+                    }
+                },
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.state {
+            State::Passing(_) => self.inner.is_end_stream(),
+            State::Holding(..) | State::Breaking(_) => false,
+            State::Done => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.state {
+            State::Holding(Some(frame), _) => {
+                SizeHint::with_exact(frame.data_ref().map_or(0, |data| data.len() as u64))
+            }
+            _ => self.inner.size_hint(),
+        }
+    }
+}

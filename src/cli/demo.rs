@@ -1,0 +1,3 @@
+#[derive(clap::Args, Debug)]
+pub(super) struct Demo {}
+impl Demo { pub fn run(self) -> super::Outcome { Ok(()) } }

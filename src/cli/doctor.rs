@@ -1,0 +1,3 @@
+#[derive(clap::Args, Debug)]
+pub(super) struct Doctor {}
+impl Doctor { pub fn run(self) -> super::Outcome { Ok(()) } }

@@ -1,0 +1,3 @@
+#[derive(clap::Args, Debug)]
+pub(super) struct Search {}
+impl Search { pub fn run(self) -> super::Outcome { Ok(()) } }

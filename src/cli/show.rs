@@ -1,0 +1,3 @@
+#[derive(clap::Args, Debug)]
+pub(super) struct Show {}
+impl Show { pub fn run(self) -> super::Outcome { Ok(()) } }

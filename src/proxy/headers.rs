@@ -1,0 +1,99 @@
+use http::{HeaderMap, HeaderName, header};
+
+use crate::model::Scope;
+
+/// Headers that speak to the next hop only (RFC 9110 §7.6.1), besides those that `Connection` names. `Expect` is
+/// answered here: reading the body sends the client its 100.
+const HOP: [HeaderName; 8] = [
+    header::CONNECTION,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::EXPECT,
+    HeaderName::from_static("keep-alive"),
+];
+
+/// Removes what must not be passed on.
+pub(super) fn remove_hop_headers(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| name.trim().parse().ok())
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    // `TE: trailers` announces that trailers are understood; dropping it would drop them.
+    let trailers = headers.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    for name in &HOP {
+        headers.remove(name);
+    }
+    if trailers {
+        headers.insert(header::TE, http::HeaderValue::from_static("trailers"));
+    }
+    headers.remove("proxy-connection");
+}
+
+/// Takes out the headers addressed to Remora, and reads the scope from them.
+pub(super) fn take_remora_headers(headers: &mut HeaderMap) -> Scope {
+    let mut scope = Scope::default();
+    let named = |name: &str, field: &mut String| {
+        if let Some(value) = headers.get(name).and_then(|v| v.to_str().ok())
+            && !value.trim().is_empty()
+        {
+            value.trim().clone_into(field);
+        }
+    };
+    named("x-remora-tenant", &mut scope.tenant);
+    named("x-remora-app", &mut scope.app);
+    named("x-remora-user", &mut scope.user);
+    if scope.user.is_empty() {
+        named("helicone-user-id", &mut scope.user);
+    }
+    let ours: Vec<HeaderName> =
+        headers.keys().filter(|name| name.as_str().starts_with("x-remora-")).cloned().collect();
+    for name in ours {
+        headers.remove(name);
+    }
+    scope
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&str, &str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(n, v)| (n.parse::<HeaderName>().expect("a name"), v.parse().expect("a value")))
+            .collect()
+    }
+
+    #[test]
+    fn headers_of_one_hop_go_and_the_others_stay() {
+        let mut headers = map(&[
+            ("connection", "keep-alive, X-Private"),
+            ("x-private", "1"),
+            ("keep-alive", "timeout=5"),
+            ("te", "trailers"),
+            ("authorization", "Bearer x"),
+        ]);
+        remove_hop_headers(&mut headers);
+        let left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left, ["authorization", "te"]);
+    }
+
+    #[test]
+    fn remora_headers_name_the_scope_and_are_not_forwarded() {
+        let mut headers = map(&[("x-remora-app", "desk"), ("x-remora-session", "s"), ("accept", "*/*")]);
+        let scope = take_remora_headers(&mut headers);
+        assert_eq!(scope.to_string(), "default/desk");
+        assert_eq!(headers.len(), 1);
+    }
+}

@@ -1,0 +1,104 @@
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::Forwarder;
+use crate::model::Micros;
+use crate::tasks::Tasks;
+
+/// Accepts connections and serves them.
+pub struct Proxy {
+    listener: TcpListener,
+    forwarder: Forwarder,
+    tasks: Tasks,
+    grace: Duration,
+}
+
+/// A client that takes longer to send a request's head is let go.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Pause after accepting failed: file descriptors may be short for a while.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+impl Proxy {
+    /// A proxy on a bound listener; connections finish within `grace` when the tasks are stopped.
+    #[must_use]
+    pub fn new(listener: TcpListener, forwarder: Forwarder, tasks: Tasks, grace: Duration) -> Self {
+        Self { listener, forwarder, tasks, grace }
+    }
+
+    /// The bound address.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until the tasks are stopped, then lets running exchanges finish within the grace period.
+    pub async fn run(self) {
+        let server = Arc::new(builder());
+        let graceful = GracefulShutdown::new();
+        let stopping = self.tasks.stopping();
+        // Numbers are unique over restarts, too: they start at the time.
+        let connection = AtomicI64::new(Micros::now().0);
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                () = stopping.cancelled() => break,
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            self.serve(&server, &graceful, stream, connection.fetch_add(1, Ordering::Relaxed));
+        }
+        drop(self.listener);
+        if tokio::time::timeout(self.grace, graceful.shutdown()).await.is_err() {
+            tracing::warn!(grace = ?self.grace, "some exchanges did not finish within the grace period");
+        }
+    }
+
+    fn serve(&self, server: &auto::Builder<TokioExecutor>, graceful: &GracefulShutdown, stream: TcpStream, number: i64) {
+        // The first bytes of a stream go out at once.
+        drop(stream.set_nodelay(true));
+        let forwarder = self.forwarder.clone();
+        let service = service_fn(move |request| {
+            let forwarder = forwarder.clone();
+            async move { Ok::<_, Infallible>(forwarder.answer(request, number).await) }
+        });
+        let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
+        let connection = graceful.watch(connection);
+        self.tasks.spawn_connection(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a client connection ended");
+            }
+        });
+    }
+}
+
+fn builder() -> auto::Builder<TokioExecutor> {
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server
+        .http1()
+        .preserve_header_case(true)
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_headers(256)
+        .http2()
+        .timer(TokioTimer::new())
+        .adaptive_window(true)
+        .max_concurrent_streams(1000);
+    server
+}
