@@ -213,7 +213,8 @@ fn clean(text: &str) -> String {
         lines.next()
     };
     let line = line.unwrap_or("error");
-    mask(&PREFIX.replace(line, "").replace(['`', '\u{0}'], ""))
+    let masked = mask(&PREFIX.replace(line, "").replace(['`', '\u{0}'], ""));
+    masked.trim_end_matches([':', ' ']).to_owned()
 }
 
 #[cfg(test)]
