@@ -10,7 +10,10 @@ pub fn variable(name: &str) -> Option<String> {
 /// Keeps ONNX Runtime from sending telemetry (see `onnx::runtime`), which reads a variable when it is loaded. To be called
 /// first of all in `main`: later, other threads may be reading the environment.
 #[expect(unsafe_code, reason = "the environment can only be changed while no other thread may read it")]
-#[expect(clippy::disallowed_methods, reason = "ONNX Runtime listens to nothing else before its environment exists")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "ONNX Runtime listens to nothing else before its environment exists"
+)]
 pub fn prepare_environment() {
     // SAFETY: the first thing that `main` does: there is no other thread yet.
     unsafe { std::env::set_var(super::Onnx::TELEMETRY_OFF, "1") };

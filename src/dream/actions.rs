@@ -51,12 +51,6 @@ impl Action {
             && !READS.iter().any(|r| camel(&self.name, r))
             && !self.head.as_deref().is_some_and(reads_only)
     }
-
-    /// Name with argument names: `cancel_order(order_id, reason)`.
-    #[must_use]
-    pub(super) fn shape(&self) -> String {
-        format!("{}({})", self.name, self.arguments.join(", "))
-    }
 }
 
 fn camel(name: &str, verb: &str) -> bool {
@@ -219,7 +213,8 @@ fn clean(text: &str) -> String {
         lines.next()
     };
     let line = line.unwrap_or("error");
-    mask(&PREFIX.replace(line, "").replace(['`', '\u{0}'], ""))
+    let masked = mask(&PREFIX.replace(line, "").replace(['`', '\u{0}'], ""));
+    masked.trim_end_matches([':', ' ']).to_owned()
 }
 
 #[cfg(test)]

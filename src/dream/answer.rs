@@ -58,18 +58,19 @@ impl<'a> Field<'a> {
         let (failures, with_tool, near) = (of(&self.failures), of(&self.with_tool), of(&self.near));
         let tool = self.signature.tool.as_deref();
         let found = contrast(&failures, &with_tool, &near, tool);
-        let mut findings = found.findings;
+        let (mut findings, mut candidates) = (found.findings, found.candidates);
         if let (Some(tool), false) = (tool, self.signature.text.is_empty()) {
             let mut met = with_tool;
             met.extend(of(&self.failed_with_tool));
             let error = &self.signature.text;
+            candidates += STEPS;
             if let Some(r) = recovery(&met, tool, error) {
                 let advice = Advice::After { tool: tool.to_owned(), error: error.clone(), next: r.next };
                 let z = log_odds_z(r.successes, r.failures);
                 findings.insert(0, Finding { advice, successes: r.successes, failures: r.failures, z });
             }
         }
-        (findings, found.hint, found.candidates + STEPS)
+        (findings, found.hint, candidates)
     }
 
     /// Successes and failures that an advice is judged on.
@@ -102,7 +103,7 @@ pub(super) fn of_cluster(
     let last = field.failures[cut - 1];
     let early = |c: &Case| (c.ended, c.id) <= (last.ended, last.id);
     let (found_early, ..) = field.look(early);
-    let mut ruled = false;
+    let (mut ruled, bar) = (false, threshold(candidates));
     for finding in found.into_iter().take(RULES) {
         let (successes, failures) = field.sides(&finding.advice);
         let later: Vec<&Case> = successes.iter().copied().filter(|c| !early(c)).collect();
@@ -114,15 +115,17 @@ pub(super) fn of_cluster(
         let around: Vec<&Case> = successes.iter().chain(failures).copied().collect();
         let z = association(&finding.advice, &around);
         let text = wording::rule(&finding.advice, &cluster.signature);
-        if let Trial::Failed(why) = &trial {
-            out.rejected.push((text, why.clone()));
+        // Strong over all but not in the later part: worth watching, no more.
+        let refused = match &trial {
+            _ if z < 2.0 => Some(format!("runs outside the cluster do not bear it out (z {z:.1})")),
+            Trial::Failed(why) if z < bar => Some(why.clone()),
+            _ => None,
+        };
+        if let Some(why) = refused {
+            out.rejected.push((text, why));
             continue;
         }
-        if z < 2.0 {
-            out.rejected.push((text, format!("runs outside the cluster do not bear it out (z {z:.1})")));
-            continue;
-        }
-        let passed = matches!(trial, Trial::Passed { .. }) && z >= threshold(candidates);
+        let passed = matches!(trial, Trial::Passed { .. }) && z >= bar;
         ruled |= passed || matches!(finding.advice, Advice::After { .. });
         let evidence = cite(&finding.advice, &field.failures, successes);
         let support = support(&finding, &trial, z);
@@ -147,7 +150,8 @@ fn support(finding: &Finding, trial: &Trial, z: f64) -> String {
             coverage * 100.0,
             false_fire * 100.0
         ),
-        Trial::Untested | Trial::Failed(_) => "not yet tested on later cases".into(),
+        Trial::Untested => "not yet tested on later cases".into(),
+        Trial::Failed(why) => why.clone(),
     };
     format!(
         "{s} of {s_of} successes and {f} of {f_of} failures went by it (z {z:.1} over all runs concerned); {trial}."
@@ -179,6 +183,10 @@ fn pitfall(ground: &Ground<'_>, cluster: &Cluster, field: &Field<'_>, mut facts:
         let mut repeats: Vec<usize> = same.iter().map(|f| f.repeats()).collect();
         repeats.sort_unstable();
         facts.repeats = repeats.get(repeats.len() / 2).copied().unwrap_or(0);
+    }
+    if by_error && matches!(facts.hint, Some(Advice::Avoid { .. })) {
+        // What else was called says little about an error.
+        facts.hint = None;
     }
     let telling = by_error || repeating || facts.hint.is_some();
     let Some(text) = wording::pitfall(signature, &facts) else { return };

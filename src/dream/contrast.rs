@@ -238,8 +238,18 @@ pub(super) fn log_odds_z(a: (usize, usize), b: (usize, usize)) -> f64 {
 /// The z that the best of `candidates` unrelated things reaches with a chance of about 1 in 20, and at least 2.
 #[must_use]
 pub(super) fn threshold(candidates: usize) -> f64 {
-    // The upper tail of the normal distribution is below exp(-z²/2) / 2 (Chernoff): solved for 0.05 / candidates.
-    Z.max((2.0 * (10.0 * candidates.max(1) as f64).ln()).sqrt())
+    let chance = 0.05 / candidates.max(1) as f64;
+    // Upper bound of the normal distribution's upper tail, tight to a few per cent (Szarek and Werner 1999).
+    let tail = |z: f64| {
+        let density = (-z * z / 2.0).exp() / std::f64::consts::TAU.sqrt();
+        4.0 * density / (3.0 * z + (z * z + 8.0).sqrt())
+    };
+    let (mut low, mut high) = (Z, 8.0);
+    for _ in 0..40 {
+        let middle = f64::midpoint(low, high);
+        if tail(middle) > chance { low = middle } else { high = middle }
+    }
+    high
 }
 
 #[cfg(test)]
@@ -256,7 +266,13 @@ mod tests {
 
     #[test]
     fn more_candidates_need_more_evidence() {
-        assert!(threshold(1) >= 2.0 && threshold(1) < threshold(10) && threshold(10) < threshold(1000));
-        assert!(threshold(1000) < 4.5);
+        assert!(
+            threshold(1) >= 2.0
+                && threshold(1) < 2.01
+                && threshold(1) < threshold(10)
+                && threshold(10) < threshold(1000)
+        );
+        // Known quantiles: 0.05 / 10 and 0.05 / 1000, one-sided.
+        assert!((threshold(10) - 2.576).abs() < 0.02 && (threshold(1000) - 3.891).abs() < 0.02);
     }
 }

@@ -1,4 +1,5 @@
 use crate::model::{Micros, NightId, Scope};
+use crate::outcome::OutcomeError;
 use crate::search::EmbedError;
 use crate::skills::SkillsError;
 use crate::store::StoreError;
@@ -14,11 +15,11 @@ pub enum DreamError {
     #[error(transparent)]
     Store(#[from] StoreError),
 
+    #[error(transparent)]
+    Outcome(#[from] OutcomeError),
+
     #[error("cannot compare texts: {0}")]
     Embed(#[from] EmbedError),
-
-    #[error(transparent)]
-    Outcome(#[from] crate::outcome::OutcomeError),
 
     #[error(transparent)]
     Skills(#[from] SkillsError),

@@ -87,16 +87,25 @@ pub(super) fn settle(
     (kept, new)
 }
 
-/// The standing pitfall of the same cluster that says the same up to its explanation, which may change from night to
-/// night with the weakest of evidence.
+/// The standing pitfall of the same cluster about the same call and error. The rest of such a line rests on the weakest
+/// of evidence and would change from night to night.
 fn same_pitfall<'a>(lesson: &Lesson, past: &Past<'a>) -> Option<&'a Lesson> {
-    let says = |text: &str| text.split(';').next().unwrap_or_default().to_owned();
-    let standing =
-        past.lessons.iter().filter(|l| l.state != LessonState::Retired && !past.held.contains(&l.id));
+    if lesson.kind != LessonKind::Pitfall {
+        return None;
+    }
     let same = |l: &&Lesson| {
-        l.kind == LessonKind::Pitfall && l.cluster == lesson.cluster && says(&l.text) == says(&lesson.text)
+        l.kind == LessonKind::Pitfall
+            && l.cluster == lesson.cluster
+            && subject(&l.text) == subject(&lesson.text)
     };
-    (lesson.kind == LessonKind::Pitfall).then(|| standing.into_iter().find(same)).flatten()
+    let standing = |l: &&Lesson| l.state != LessonState::Retired && !past.held.contains(&l.id);
+    past.lessons.iter().filter(standing).find(same)
+}
+
+/// What a pitfall is about: the call, and its error where it names one.
+fn subject(text: &str) -> Vec<&str> {
+    let named = if text.contains("` can fail with `") { 2 } else { 1 };
+    text.split('`').skip(1).step_by(2).take(named).collect()
 }
 
 /// Nearly the words of a lesson in the same file that the owner decided on: their decision stands for this one too.

@@ -1,4 +1,4 @@
-//! What a night reads: every labelled trajectory as a [`Case`].
+//! What a night reads: outcomes brought up to date, then every labelled trajectory as a [`Case`].
 
 use std::collections::HashMap;
 

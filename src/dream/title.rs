@@ -1,6 +1,6 @@
 //! Names for clusters that a person understands, without a model.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::case::Case;
 use super::mask::shorten;
@@ -62,11 +62,15 @@ pub(super) fn terms(groups: &[Vec<&Case>]) -> Vec<Vec<String>> {
         found.dedup();
         found
     };
+    let usual = usual(groups, &words);
     let counted: Vec<HashMap<String, f64>> = groups
         .iter()
         .map(|group| {
             let mut counts = HashMap::new();
-            group.iter().flat_map(|c| words(c)).for_each(|w| *counts.entry(w).or_default() += 1.0);
+            let telling = |c: &&Case| {
+                words(c).into_iter().filter(|w| !usual.contains(&(c.family, w.clone()))).collect::<Vec<_>>()
+            };
+            group.iter().flat_map(telling).for_each(|w| *counts.entry(w).or_default() += 1.0);
             counts
         })
         .collect();
@@ -92,5 +96,22 @@ pub(super) fn terms(groups: &[Vec<&Case>]) -> Vec<Vec<String>> {
             scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
             scored.into_iter().take(TERMS).map(|(_, w)| w.clone()).collect()
         })
+        .collect()
+}
+
+/// Words that nearly all tasks of an agent have: they come from a template and tell nothing apart.
+fn usual(groups: &[Vec<&Case>], words: &dyn Fn(&Case) -> Vec<String>) -> HashSet<(u64, String)> {
+    const NEARLY_ALL: f64 = 0.7;
+    const AT_LEAST: f64 = 8.0;
+    let mut agents: HashMap<u64, f64> = HashMap::new();
+    let mut counts: HashMap<(u64, String), f64> = HashMap::new();
+    for case in groups.iter().flatten() {
+        *agents.entry(case.family).or_default() += 1.0;
+        words(case).into_iter().for_each(|w| *counts.entry((case.family, w)).or_default() += 1.0);
+    }
+    counts
+        .into_iter()
+        .filter(|((family, _), n)| *n >= AT_LEAST && *n >= NEARLY_ALL * agents[family])
+        .map(|(word, _)| word)
         .collect()
 }

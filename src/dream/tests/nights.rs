@@ -299,3 +299,26 @@ fn a_cluster_that_is_quiet_closes_and_reopens_when_it_comes_back() {
     world.night(24 * 21);
     assert_eq!(state(&world), ClusterState::Reopened);
 }
+
+/// The files of a small night, whole: what a person reads.
+#[test]
+fn the_files_of_a_small_night() {
+    let mut world = World::new();
+    day(&mut world, 0, 9);
+    let night = world.night(24);
+    let files: String = world.files().iter().map(|(path, text)| format!("=== {path}\n{text}\n")).collect();
+    insta::assert_snapshot!(files.replace(&night.id.to_string(), "ni_NIGHT"));
+}
+
+#[test]
+fn the_same_traffic_night_after_night_adds_no_lines() {
+    let mut world = World::new();
+    let mut lines = Vec::new();
+    for k in 0..8 {
+        day(&mut world, 20 * k, 6);
+        world.night(24 * (k as u64 + 1));
+        let lessons = world.store.lessons(&Scope::default()).expect("lessons");
+        lines.push(lessons.iter().filter(|l| l.state != LessonState::Retired).count());
+    }
+    assert_eq!(lines, [2; 8]);
+}
