@@ -1,15 +1,13 @@
 # syntax=docker/dockerfile:1
 
-FROM rust:1.95-slim AS build
-# gcc and libc headers for SQLite, libgit2 and zstd, which are compiled in
-RUN apt-get update \
-    && apt-get install -y --no-install-recommends gcc libc6-dev make pkg-config \
-    && rm -rf /var/lib/apt/lists/*
+# has gcc and the headers of libc, which SQLite, libgit2 and zstd are compiled with; nothing else is needed
+FROM rust:1.95-slim-bookworm AS build
 WORKDIR /build
 # dependencies first, in a layer of their own: they change seldom
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir -p src tests/it \
-    && echo 'fn main() {}' | tee src/main.rs tests/it/main.rs > src/lib.rs \
+    && echo 'fn main() {}' > src/main.rs \
+    && touch src/lib.rs tests/it/main.rs \
     && cargo build --release --locked --bin remora \
     && rm -rf src
 COPY . .
@@ -20,7 +18,7 @@ RUN touch src/main.rs src/lib.rs \
     && install -d -o 65532 -g 65532 /data
 
 # glibc and libstdc++ (which ONNX Runtime needs, when it is mounted), certificates, no shell
-FROM gcr.io/distroless/cc-debian13:nonroot
+FROM gcr.io/distroless/cc-debian12:nonroot
 COPY --from=build /build/target/release/remora /usr/local/bin/remora
 COPY --from=build --chown=65532:65532 /data /data
 COPY LICENSE /usr/share/doc/remora/LICENSE

@@ -63,7 +63,8 @@ impl App {
         let proxy_listener = listen("listen", &config.listen).await?;
         let admin_listener = listen("admin", &config.admin).await?;
         let address = |key, listener: &TcpListener| {
-            let reason = |e: std::io::Error| AppError::Listen { key, address: String::new(), reason: e.to_string() };
+            let reason =
+                |e: std::io::Error| AppError::Listen { key, address: String::new(), reason: e.to_string() };
             listener.local_addr().map_err(reason)
         };
         let (proxy, admin) = (address("listen", &proxy_listener)?, address("admin", &admin_listener)?);
@@ -72,7 +73,8 @@ impl App {
         let store = Store::open(&dir)?;
         let tasks = Tasks::new();
         let (metrics, prometheus) = Metrics::register();
-        let recorder = if config.capture.enabled { Some(start_recorder(config, &dir, &metrics, &tasks)?) } else { None };
+        let recorder =
+            if config.capture.enabled { Some(start_recorder(config, &dir, &metrics, &tasks)?) } else { None };
 
         let forwarder = Forwarder::new(
             HttpUpstream::build(&config.upstream)?,
@@ -97,7 +99,8 @@ impl App {
         });
         let stopping = tasks.stopping();
         tasks.spawn("dashboard", async move {
-            let served = axum::serve(admin_listener, pages).with_graceful_shutdown(stopping.cancelled_owned()).await;
+            let served =
+                axum::serve(admin_listener, pages).with_graceful_shutdown(stopping.cancelled_owned()).await;
             if let Err(error) = served {
                 tracing::error!(%error, "the dashboard stopped");
             }
@@ -170,7 +173,12 @@ impl App {
     }
 }
 
-fn start_recorder(config: &Config, dir: &DataDir, metrics: &Metrics, tasks: &Tasks) -> Result<Recorder, AppError> {
+fn start_recorder(
+    config: &Config,
+    dir: &DataDir,
+    metrics: &Metrics,
+    tasks: &Tasks,
+) -> Result<Recorder, AppError> {
     let writer = RecordWriter::open(dir, config.capture.durability)?;
     let path = dir.fingerprint_key();
     let redactor = Redactor::open(&path, &config.capture.secret_headers)

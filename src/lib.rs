@@ -25,7 +25,6 @@ pub mod wire;
 
 // rank 2: one stage each
 pub mod capture;
-pub mod search;
 pub mod skills;
 pub mod trajectory;
 pub mod upstream;
@@ -34,6 +33,7 @@ pub mod upstream;
 pub mod dashboard;
 pub mod outcome;
 pub mod proxy;
+pub mod search;
 
 // rank 4: the night, and what starts it
 pub mod dream;

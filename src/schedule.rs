@@ -57,7 +57,12 @@ impl Nightly {
 ///
 /// # Errors
 /// When the executable cannot be started.
-pub fn dream(data: &Path, config_file: Option<&Path>, options: &[&str], stdout: Stdio) -> std::io::Result<Child> {
+pub fn dream(
+    data: &Path,
+    config_file: Option<&Path>,
+    options: &[&str],
+    stdout: Stdio,
+) -> std::io::Result<Child> {
     let mut arguments: Vec<OsString> = vec!["dream".into(), "--data".into(), data.into()];
     if let Some(file) = config_file {
         arguments.extend(["--config".into(), file.into()]);

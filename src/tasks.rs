@@ -45,7 +45,6 @@ impl Drop for Running {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "this is the one place that spawns")]
 impl Tasks {
     #[must_use]
     pub fn new() -> Self {
@@ -130,7 +129,11 @@ mod tests {
         let token = tasks.stopping();
         tasks.spawn("patient", async move { token.cancelled().await });
         let (tell, told) = std::sync::mpsc::channel::<()>();
-        tasks.thread("worker", move || { let _ = told.recv(); }).expect("a thread can be had");
+        tasks
+            .thread("worker", move || {
+                let _ = told.recv();
+            })
+            .expect("a thread can be had");
         drop(tell);
         assert_eq!(tasks.stop(Duration::from_secs(10)).await, Vec::<&str>::new());
     }

@@ -95,7 +95,8 @@ impl Metrics {
             .build_recorder();
         let metrics = metrics::with_local_recorder(&recorder, || {
             describe();
-            let lost = |reason: &'static str| metrics::counter!("remora_exchanges_lost_total", "reason" => reason);
+            let lost =
+                |reason: &'static str| metrics::counter!("remora_exchanges_lost_total", "reason" => reason);
             let outcome = |label: &'static str| metrics::gauge!("remora_outcomes", "label" => label);
             let tokens = |kind: &'static str| metrics::gauge!("gen_ai_client_token_usage_total", "gen_ai_token_type" => kind);
             Self {
@@ -139,14 +140,35 @@ impl Metrics {
 fn describe() {
     metrics::describe_gauge!("remora_in_flight", "Requests being proxied now");
     metrics::describe_counter!("remora_requests_total", "Finished requests by API and class of status");
-    metrics::describe_histogram!("remora_request_duration_seconds", "From the request's head to the response's end");
-    metrics::describe_histogram!("remora_time_to_first_byte_seconds", "From the request's head to the response body's first byte");
+    metrics::describe_histogram!(
+        "remora_request_duration_seconds",
+        "From the request's head to the response's end"
+    );
+    metrics::describe_histogram!(
+        "remora_time_to_first_byte_seconds",
+        "From the request's head to the response body's first byte"
+    );
     metrics::describe_counter!("remora_exchanges_recorded_total", "Exchanges committed to the record");
-    metrics::describe_counter!("remora_exchanges_lost_total", "Exchanges that were forwarded but not recorded");
-    metrics::describe_counter!("remora_bodies_truncated_total", "Bodies recorded cut because memory was short");
-    metrics::describe_counter!("remora_ack_timeouts_total", "Responses whose end did not wait for their record");
-    metrics::describe_gauge!("remora_capture_queue_bytes", "Memory held by exchanges in flight and waiting to be written");
-    metrics::describe_gauge!("gen_ai_client_token_usage_total", "Tokens as upstreams reported them, over the whole record");
+    metrics::describe_counter!(
+        "remora_exchanges_lost_total",
+        "Exchanges that were forwarded but not recorded"
+    );
+    metrics::describe_counter!(
+        "remora_bodies_truncated_total",
+        "Bodies recorded cut because memory was short"
+    );
+    metrics::describe_counter!(
+        "remora_ack_timeouts_total",
+        "Responses whose end did not wait for their record"
+    );
+    metrics::describe_gauge!(
+        "remora_capture_queue_bytes",
+        "Memory held by exchanges in flight and waiting to be written"
+    );
+    metrics::describe_gauge!(
+        "gen_ai_client_token_usage_total",
+        "Tokens as upstreams reported them, over the whole record"
+    );
     metrics::describe_gauge!("remora_trajectories", "Trajectories in the store");
     metrics::describe_gauge!("remora_outcomes", "Trajectories by outcome");
     metrics::describe_gauge!("remora_clusters", "Failure clusters by state");

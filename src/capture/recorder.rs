@@ -109,7 +109,8 @@ impl Recorder {
         open.timing.ended = Micros::now();
         let metrics = &self.shared.metrics;
         let path = open.head.target.split('?').next().unwrap_or_default();
-        metrics.count_request(ApiLabel::of_path(path), open.response_head.as_ref().map(|(status, _)| *status));
+        metrics
+            .count_request(ApiLabel::of_path(path), open.response_head.as_ref().map(|(status, _)| *status));
         metrics.duration.record(open.timing.started.until(open.timing.ended));
         if let Some(first) = open.timing.first_byte {
             metrics.time_to_first_byte.record(open.timing.started.until(first));

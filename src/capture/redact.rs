@@ -32,8 +32,21 @@ const SECRET_HEADERS: &[&str] = &[
 
 /// Query parameters whose value is a credential.
 const SECRET_PARAMETERS: &[&str] = &[
-    "key", "api_key", "api-key", "apikey", "token", "access_token", "auth", "sig", "signature", "secret",
-    "client_secret", "password", "x-amz-signature", "x-amz-credential", "x-amz-security-token",
+    "key",
+    "api_key",
+    "api-key",
+    "apikey",
+    "token",
+    "access_token",
+    "auth",
+    "sig",
+    "signature",
+    "secret",
+    "client_secret",
+    "password",
+    "x-amz-signature",
+    "x-amz-credential",
+    "x-amz-security-token",
 ];
 
 /// Which of them says who the client is, the most telling first.
@@ -55,7 +68,11 @@ impl Redactor {
     pub fn open(key_file: &Path, secret_headers: &[String]) -> std::io::Result<Self> {
         let key = match std::fs::read(key_file) {
             Ok(key) if key.len() == 32 => key,
-            Ok(_) => return Err(std::io::Error::other("the key file must hold 32 bytes; delete it to have a new one made")),
+            Ok(_) => {
+                return Err(std::io::Error::other(
+                    "the key file must hold 32 bytes; delete it to have a new one made",
+                ));
+            }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => make_key(key_file)?,
             Err(e) => return Err(e),
         };
@@ -162,7 +179,11 @@ mod tests {
         let kept = redactor().headers(&headers);
         assert!(!format!("{kept:?}").contains("sk-very-secret"), "{kept:?}");
         assert_eq!(kept.get("accept"), Some("text/event-stream"));
-        assert_eq!(kept.get("authorization"), kept.get("x-api-key"), "the same value has the same fingerprint");
+        assert_eq!(
+            kept.get("authorization"),
+            kept.get("x-api-key"),
+            "the same value has the same fingerprint"
+        );
     }
 
     #[test]
@@ -184,6 +205,10 @@ mod tests {
         let first = Redactor::open(&path, &[]).expect("the key is made").fingerprint(b"x");
         assert_eq!(Redactor::open(&path, &[]).expect("the key is read").fingerprint(b"x"), first);
         #[cfg(unix)]
-        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&path.metadata().expect("it exists").permissions()) & 0o077, 0);
+        assert_eq!(
+            std::os::unix::fs::PermissionsExt::mode(&path.metadata().expect("it exists").permissions())
+                & 0o077,
+            0
+        );
     }
 }

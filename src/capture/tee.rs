@@ -49,7 +49,8 @@ impl<B: Body<Data = Bytes> + Unpin> Leftover<B> {
         let body = self.body.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (Some(body), Some(copy)) = (body, self.copy) else { return };
         let mut rest = RequestTee { inner: Some(body), copy: Some(copy), leftover: Arc::default() };
-        let read = async { while let Some(Ok(_)) = poll_fn(|cx| Pin::new(&mut rest).poll_frame(cx)).await {} };
+        let read =
+            async { while let Some(Ok(_)) = poll_fn(|cx| Pin::new(&mut rest).poll_frame(cx)).await {} };
         // What comes later is missing in the record, as it was for the upstream.
         let _ = tokio::time::timeout(LEFTOVER_PATIENCE, read).await;
     }
@@ -215,7 +216,10 @@ where
                     }
                     Some(Err(error)) => {
                         if let Some(flight) = flight.take() {
-                            drop(flight.finish(Ended::UpstreamReset, Some(format!("the response broke off: {error}"))));
+                            drop(flight.finish(
+                                Ended::UpstreamReset,
+                                Some(format!("the response broke off: {error}")),
+                            ));
                         }
                         this.state = State::Breaking(Some(error));
                         cx.waker().wake_by_ref();

@@ -31,7 +31,8 @@ impl ConfigVerb {
         match self.verb {
             Verb::Check { common } => {
                 common.load_quietly()?;
-                let origin = common.config_file().map_or("the built-in defaults".into(), |p| p.display().to_string());
+                let origin =
+                    common.config_file().map_or("the built-in defaults".into(), |p| p.display().to_string());
                 Ok(output::line(format_args!("{origin}: fine"))?)
             }
             Verb::Print { common, json } => {

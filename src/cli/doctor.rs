@@ -1,3 +1,106 @@
-#[derive(clap::Args, Debug)]
-pub(super) struct Doctor {}
-impl Doctor { pub fn run(self) -> super::Outcome { Ok(()) } }
+use clap::Args;
+use serde::Serialize;
+
+use super::{Common, Failure, Outcome, output};
+use crate::config::Config;
+use crate::store::{DataDir, Store};
+
+/// Say what works here and what is missing. Changes nothing, fetches nothing.
+#[derive(Args, Debug)]
+pub(super) struct Doctor {
+    #[command(flatten)]
+    common: Common,
+    /// End with one line of JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// One thing looked at.
+#[derive(Serialize)]
+struct Finding {
+    what: &'static str,
+    fine: bool,
+    /// Whether Remora cannot do its main job without it.
+    needed: bool,
+    said: String,
+}
+
+impl Doctor {
+    pub fn run(self) -> Outcome {
+        let config = self.common.load()?;
+        let mut findings =
+            vec![data(&config), address("listen", &config.listen), address("admin", &config.admin)];
+        findings.extend(onnx(&config));
+        let broken = findings.iter().any(|f| f.needed && !f.fine);
+        if self.json {
+            output::json_line(&serde_json::json!({"fine": !broken, "findings": findings}))?;
+        } else {
+            for f in &findings {
+                let mark = if f.fine {
+                    "ok"
+                } else if f.needed {
+                    "BROKEN"
+                } else {
+                    "missing"
+                };
+                output::line(format_args!("{mark:<8} {:<18} {}", f.what, f.said))?;
+            }
+        }
+        if broken {
+            Err(Failure::Failed(anyhow::anyhow!("something needed does not work, see above")))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+fn data(config: &Config) -> Finding {
+    let path = config.data_dir();
+    let dir = DataDir::new(&path);
+    let (fine, said) = if dir.record_db().exists() {
+        match Store::open(&dir).and_then(|store| Ok((store.recorded()?, store.counts()?))) {
+            Ok(((exchanges, _), counts)) => (
+                true,
+                format!("{}: {exchanges} exchanges, {} trajectories", path.display(), counts.trajectories),
+            ),
+            Err(error) => (false, error.to_string()),
+        }
+    } else {
+        (true, format!("{}: not there yet, made when needed", path.display()))
+    };
+    Finding { what: "data", fine, needed: true, said }
+}
+
+fn address(what: &'static str, address: &str) -> Finding {
+    let (fine, said) = match std::net::TcpListener::bind(address) {
+        Ok(_) => (true, format!("{address} is free")),
+        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
+            (false, format!("{address} is taken, perhaps by a Remora that runs already"))
+        }
+        Err(e) => (false, format!("{address}: {e}")),
+    };
+    Finding { what, fine, needed: false, said }
+}
+
+#[cfg(feature = "onnx")]
+fn onnx(config: &Config) -> Vec<Finding> {
+    let status = crate::onnx::provision::status(&config.onnx);
+    [("ONNX Runtime", status.library), ("embedding model", status.model), ("tokenizer", status.tokenizer)]
+        .map(|(what, found)| {
+            let fine = found.is_ok();
+            let said =
+                found.map_or_else(|e| e.to_string(), |at| format!("{} ({})", at.path.display(), at.origin));
+            Finding { what, fine, needed: false, said }
+        })
+        .into()
+}
+
+#[cfg(not(feature = "onnx"))]
+fn onnx(_: &Config) -> Vec<Finding> {
+    vec![Finding {
+        what: "ONNX Runtime",
+        fine: false,
+        needed: false,
+        said: "this binary was built without it".into(),
+    }]
+}

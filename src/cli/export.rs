@@ -2,7 +2,9 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::{Common, Outcome, open_store, output};
-use crate::model::{Choice, ClusterId, Exchange, ExchangeId, Label, Link, Micros, Reading, Scope, TrajectoryId, Usage, Vote};
+use crate::model::{
+    Choice, ClusterId, Exchange, ExchangeId, Label, Link, Micros, Reading, Scope, TrajectoryId, Usage, Vote,
+};
 use crate::store::{Store, TrajectoryFilter};
 use crate::{outcome, trajectory, wire};
 
@@ -98,7 +100,11 @@ fn trajectories(store: &Store) -> Outcome {
 }
 
 /// Steps count every turn; exported positions count those with a response id.
-fn answered_index(store: &Store, id: TrajectoryId, step: usize) -> Result<Option<usize>, crate::store::StoreError> {
+fn answered_index(
+    store: &Store,
+    id: TrajectoryId,
+    step: usize,
+) -> Result<Option<usize>, crate::store::StoreError> {
     let turns = store.turns(id)?;
     let answered = turns.get(step).is_some_and(|t| t.step.response_id.is_some());
     Ok(answered.then(|| turns[..step].iter().filter(|t| t.step.response_id.is_some()).count()))
@@ -170,7 +176,10 @@ fn exchange_row(e: Exchange, r: Reading) -> ExchangeRow {
         stream: r.stream,
         model: r.response_model.clone().or(r.model),
         usage: r.usage,
-        assembled: (!r.choices.is_empty())
-            .then(|| Assembled { id: r.response_id, model: r.response_model, choices: r.choices }),
+        assembled: (!r.choices.is_empty()).then(|| Assembled {
+            id: r.response_id,
+            model: r.response_model,
+            choices: r.choices,
+        }),
     }
 }

@@ -6,6 +6,8 @@ mod doctor;
 mod dream;
 mod export;
 mod output;
+mod progress;
+#[cfg(feature = "onnx")]
 mod provision;
 mod run;
 mod search;
@@ -46,6 +48,7 @@ enum Verb {
     /// The learned files and their history.
     Skills(skills::Skills),
     /// Find or fetch ONNX Runtime and the embedding model.
+    #[cfg(feature = "onnx")]
     Provision(provision::Provision),
     /// Say what works here and what is missing.
     Doctor(doctor::Doctor),
@@ -105,6 +108,7 @@ pub fn main() -> ExitCode {
         Verb::Show(verb) => verb.run(),
         Verb::Export(verb) => verb.run(),
         Verb::Skills(verb) => verb.run(),
+        #[cfg(feature = "onnx")]
         Verb::Provision(verb) => verb.run(),
         Verb::Doctor(verb) => verb.run(),
         Verb::Config(verb) => verb.run(),

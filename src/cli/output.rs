@@ -1,8 +1,7 @@
 //! How verbs talk: people read lines, programs read the last line of standard output.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 /// Writes a value as one line of JSON to standard output.
@@ -29,17 +28,6 @@ pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     })
 }
 
-/// A bar on standard error; nothing where that is no terminal.
-pub(super) fn bar(what: &'static str) -> ProgressBar {
-    if !io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{msg:<28} {bar:30} {pos}/{len} {elapsed}")
-        .expect("the template is fixed")
-        .progress_chars("━╸─");
-    ProgressBar::new(0).with_style(style).with_message(what)
-}
-
 /// Text on one line that cannot command a terminal: control characters and bidirectional overrides are shown, cut
 /// after `limit` characters.
 pub(super) fn safe(text: &str, limit: usize) -> String {
@@ -48,7 +36,11 @@ pub(super) fn safe(text: &str, limit: usize) -> String {
         .take(limit)
         .map(|c| match c {
             '\n' | '\r' | '\t' => ' ',
-            c if c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') => '\u{fffd}',
+            c if c.is_control()
+                || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') =>
+            {
+                '\u{fffd}'
+            }
             c => c,
         })
         .collect();

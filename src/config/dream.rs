@@ -28,7 +28,12 @@ pub enum Review {
 
 impl Default for Dream {
     fn default() -> Self {
-        Self { schedule: Some("30 3 * * *".into()), review: Review::Auto, min_cluster: 3, max_new_lessons: 10 }
+        Self {
+            schedule: Some("30 3 * * *".into()),
+            review: Review::Auto,
+            min_cluster: 3,
+            max_new_lessons: 10,
+        }
     }
 }
 
@@ -41,7 +46,11 @@ pub fn parse_schedule(text: &str) -> Result<cron::Schedule, String> {
     let line = match fields {
         5 => format!("0 {text}"),
         6 | 7 => text.to_owned(),
-        _ => return Err(format!("{text:?} is no crontab line: expected 5 fields, such as \"30 3 * * *\", not {fields}")),
+        _ => {
+            return Err(format!(
+                "{text:?} is no crontab line: expected 5 fields, such as \"30 3 * * *\", not {fields}"
+            ));
+        }
     };
     line.parse().map_err(|e| format!("{text:?} is no crontab line: {e}"))
 }

@@ -17,7 +17,11 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.path.is_empty() { f.write_str(&self.message) } else { write!(f, "{}: {}", self.path, self.message) }
+        if self.path.is_empty() {
+            f.write_str(&self.message)
+        } else {
+            write!(f, "{}: {}", self.path, self.message)
+        }
     }
 }
 
@@ -45,7 +49,8 @@ impl Config {
     /// # Errors
     /// When it cannot be read, or with all its problems.
     pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.into(), source })?;
         Self::from_yaml(&text, &path.display().to_string(), environment::variable)
     }
 
@@ -63,7 +68,11 @@ impl Config {
         substitute(&mut tree, "", &variable, &mut problems);
         let config = read(tree, &mut problems);
         config.check(&mut problems);
-        if problems.is_empty() { Ok(config) } else { Err(ConfigError::Invalid { origin: origin.into(), problems }) }
+        if problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigError::Invalid { origin: origin.into(), problems })
+        }
     }
 
     /// Checks what types cannot; for a configuration changed by options.
@@ -73,18 +82,31 @@ impl Config {
     pub fn checked(self, origin: &str) -> Result<Self, ConfigError> {
         let mut problems = Vec::new();
         self.check(&mut problems);
-        if problems.is_empty() { Ok(self) } else { Err(ConfigError::Invalid { origin: origin.into(), problems }) }
+        if problems.is_empty() {
+            Ok(self)
+        } else {
+            Err(ConfigError::Invalid { origin: origin.into(), problems })
+        }
     }
 
     fn check(&self, problems: &mut Vec<Problem>) {
         let mut wrong = |path: &str, message: String| problems.push(Problem { path: path.into(), message });
         for (path, address) in [("listen", &self.listen), ("admin", &self.admin)] {
             if address.parse::<std::net::SocketAddr>().is_err() {
-                wrong(path, format!("{address:?} is no address and port, such as 127.0.0.1:4141 or [::1]:4141"));
+                wrong(
+                    path,
+                    format!("{address:?} is no address and port, such as 127.0.0.1:4141 or [::1]:4141"),
+                );
             }
         }
         if self.listen == self.admin && !self.listen.ends_with(":0") {
-            wrong("admin", format!("{} is where apps connect (listen); the dashboard needs an address of its own", self.admin));
+            wrong(
+                "admin",
+                format!(
+                    "{} is where apps connect (listen); the dashboard needs an address of its own",
+                    self.admin
+                ),
+            );
         }
         match self.upstream.url.parse::<http::Uri>() {
             Ok(uri) if matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some() => {
@@ -95,10 +117,16 @@ impl Config {
                     wrong("upstream.url", "must not hold credentials: clients send their own".into());
                 }
             }
-            _ => wrong("upstream.url", format!("{:?} is no http or https URL, such as https://api.openai.com", self.upstream.url)),
+            _ => wrong(
+                "upstream.url",
+                format!("{:?} is no http or https URL, such as https://api.openai.com", self.upstream.url),
+            ),
         }
         if self.capture.memory < self.capture.max_body {
-            wrong("capture.memory", format!("{} is less than capture.max_body, {}", self.capture.memory, self.capture.max_body));
+            wrong(
+                "capture.memory",
+                format!("{} is less than capture.max_body, {}", self.capture.memory, self.capture.max_body),
+            );
         }
         for (i, path) in self.capture.skip_paths.iter().enumerate() {
             if !path.starts_with('/') {
@@ -160,7 +188,9 @@ fn substitute(
                 *node = match expanded.as_str() {
                     "true" => Value::Bool(true),
                     "false" => Value::Bool(false),
-                    other => other.parse::<u64>().map_or_else(|_| Value::String(expanded.clone()), Value::from),
+                    other => {
+                        other.parse::<u64>().map_or_else(|_| Value::String(expanded.clone()), Value::from)
+                    }
                 };
             }
             Ok(expanded) => *text = expanded,
@@ -180,7 +210,11 @@ fn expand(text: &str, variable: &impl Fn(&str) -> Option<String>) -> Result<Stri
         let (name, default) = reference.split_once(":-").map_or((reference, None), |(n, d)| (n, Some(d)));
         match variable(name).or_else(|| default.map(str::to_owned)) {
             Some(value) => out.push_str(&value),
-            None => return Err(format!("environment variable {name} is not set; set it or write ${{{name}:-default}}")),
+            None => {
+                return Err(format!(
+                    "environment variable {name} is not set; set it or write ${{{name}:-default}}"
+                ));
+            }
         }
         rest = &rest[at + end + 1..];
     }
@@ -272,7 +306,8 @@ mod tests {
 
     #[test]
     fn environment_references_are_resolved_or_reported() {
-        let config = load("upstream:\n  url: ${SET}/v1\n  response_timeout: ${T:-7s}\n").expect("both resolve");
+        let config =
+            load("upstream:\n  url: ${SET}/v1\n  response_timeout: ${T:-7s}\n").expect("both resolve");
         assert_eq!(config.upstream.url, "http://127.0.0.1:9/v1");
         assert_eq!(config.upstream.response_timeout, crate::config::Span::secs(7));
         let problems = load("data: ${UNSET}\n").expect_err("the variable is not set");

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use capture::{Capture, Durability};
 pub use dream::{Dream, Review, parse_schedule};
-pub use environment::variable;
+pub use environment::{prepare_environment, variable};
 pub use load::{ConfigError, Problem};
 pub use proxy::{Dashboard, Http2, Log, LogFormat, Shutdown, Trajectories, Upstream};
 pub use search::{Embedder, Fetch, Onnx, Search};

@@ -74,7 +74,7 @@ impl Onnx {
     /// The shared library that the environment names in `ORT_DYLIB_PATH`, as other users of ONNX Runtime read it.
     #[must_use]
     pub fn library_in_environment() -> Option<PathBuf> {
-        std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty()).map(PathBuf::from)
+        super::variable("ORT_DYLIB_PATH").map(PathBuf::from)
     }
 
     /// The environment variable that forbids ONNX Runtime, from 1.29 on, to send telemetry.
@@ -83,6 +83,6 @@ impl Onnx {
     /// Whether the environment forbids ONNX Runtime to send telemetry.
     #[must_use]
     pub fn telemetry_is_off() -> bool {
-        std::env::var(Self::TELEMETRY_OFF).is_ok_and(|value| value == "1")
+        super::variable(Self::TELEMETRY_OFF).is_some_and(|value| value == "1")
     }
 }

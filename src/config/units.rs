@@ -33,10 +33,13 @@ impl Serialize for Span {
 
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(d)
-            .map_err(|_| serde::de::Error::custom("expected a length of time with its unit, such as 250ms or 10s"))?;
+        let text = String::deserialize(d).map_err(|_| {
+            serde::de::Error::custom("expected a length of time with its unit, such as 250ms or 10s")
+        })?;
         humantime::parse_duration(&text).map(Self).map_err(|e| {
-            serde::de::Error::custom(format_args!("{text:?} is no length of time ({e}); write 250ms, 10s or 5m"))
+            serde::de::Error::custom(format_args!(
+                "{text:?} is no length of time ({e}); write 250ms, 10s or 5m"
+            ))
         })
     }
 }

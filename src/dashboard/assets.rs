@@ -15,7 +15,9 @@ pub(super) fn routes() -> Router {
     Router::new()
         .route(
             "/assets/style.css",
-            get(async || ([(CONTENT_TYPE, "text/css; charset=utf-8"), (CACHE_CONTROL, CACHED)], STYLE).into_response()),
+            get(async || {
+                ([(CONTENT_TYPE, "text/css; charset=utf-8"), (CACHE_CONTROL, CACHED)], STYLE).into_response()
+            }),
         )
         .route(
             "/assets/favicon.svg",

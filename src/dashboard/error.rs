@@ -23,8 +23,8 @@ pub(super) enum PageError {
     Json(#[from] serde_json::Error),
 
     /// A bug.
-    #[error("The work for this page broke off: {0}.")]
-    Broke(#[from] tokio::task::JoinError),
+    #[error("The work for this page broke off; the log says where.")]
+    Broke,
 }
 
 impl PageError {
@@ -32,7 +32,9 @@ impl PageError {
         match self {
             Self::NotFound { .. } => StatusCode::NOT_FOUND,
             Self::Parameter { .. } => StatusCode::BAD_REQUEST,
-            Self::Store(_) | Self::Render(_) | Self::Json(_) | Self::Broke(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Store(_) | Self::Render(_) | Self::Json(_) | Self::Broke => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
         }
     }
 }

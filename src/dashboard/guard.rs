@@ -61,7 +61,8 @@ fn host_of(authority: &str) -> Option<&str> {
         authority.find(':').unwrap_or(authority.len())
     };
     let (host, port) = authority.split_at(end);
-    let port_is_fine = port.is_empty() || port.strip_prefix(':').is_some_and(|p| p.bytes().all(|b| b.is_ascii_digit()));
+    let port_is_fine =
+        port.is_empty() || port.strip_prefix(':').is_some_and(|p| p.bytes().all(|b| b.is_ascii_digit()));
     (port_is_fine && !host.is_empty()).then_some(host)
 }
 
@@ -103,8 +104,16 @@ mod tests {
     fn own_names_and_addresses_are_allowed() {
         let hosts = Hosts::new(vec!["Remora.Example.".into()]);
         for host in [
-            "localhost", "localhost:4142", "LOCALHOST.", "demo.localhost:1", "127.0.0.1:4142", "10.1.2.3", "[::1]:4142",
-            "[fe80::1]", "remora.example", "REMORA.example:80",
+            "localhost",
+            "localhost:4142",
+            "LOCALHOST.",
+            "demo.localhost:1",
+            "127.0.0.1:4142",
+            "10.1.2.3",
+            "[::1]:4142",
+            "[fe80::1]",
+            "remora.example",
+            "REMORA.example:80",
         ] {
             assert!(hosts.allows(host), "{host}");
         }
@@ -114,8 +123,18 @@ mod tests {
     fn foreign_names_are_refused_however_they_are_dressed_up() {
         let hosts = Hosts::new(vec!["remora.example".into()]);
         for host in [
-            "", "evil.example", "localhost.evil.example", "evillocalhost", "127.0.0.1.evil.example", "[::1", "[evil]",
-            "localhost:80@evil.example", "evil.example:80", "remora.example.evil", "127.0.0.1:80.evil.example", ":80",
+            "",
+            "evil.example",
+            "localhost.evil.example",
+            "evillocalhost",
+            "127.0.0.1.evil.example",
+            "[::1",
+            "[evil]",
+            "localhost:80@evil.example",
+            "evil.example:80",
+            "remora.example.evil",
+            "127.0.0.1:80.evil.example",
+            ":80",
         ] {
             assert!(!hosts.allows(host), "{host}");
         }

@@ -3,7 +3,8 @@
 //! In: HTTP requests on the admin listener. Out: server-rendered pages that need no JavaScript and no other origin.
 //!
 //! Always true: every trace is hostile input. What was recorded reaches a page only as [`Text`](text::Text), which
-//! makes invisible characters visible, and through the templates' escaping; no template switches that off. Every
+//! makes invisible characters visible, and through the templates' escaping, which no template switches off; only the
+//! values of form fields, which must come back exactly, are escaped but otherwise as they were. Every
 //! answer carries the headers of [`guard`], and requests under a foreign host name are refused.
 //!
 //! The JSON under `/api` is a thin serialization of the same models: it changes when they change.

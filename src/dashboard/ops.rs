@@ -18,5 +18,9 @@ pub(super) fn routes(ready: watch::Receiver<bool>, metrics: PrometheusHandle) ->
 }
 
 fn readiness(ready: &watch::Receiver<bool>) -> (StatusCode, &'static str) {
-    if *ready.borrow() { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready\n") }
+    if *ready.borrow() {
+        (StatusCode::OK, "ready\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+    }
 }

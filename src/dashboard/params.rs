@@ -7,7 +7,6 @@ use axum::http::request::Parts;
 use super::error::PageError;
 use crate::model::Scope;
 
-
 /// The query of an address: every filter stands there, so that an address is all there is to share.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Params(Vec<(String, String)>);
@@ -76,7 +75,6 @@ fn encode(text: &str, into: &mut String) {
         }
     }
 }
-
 
 impl<S: Sync> FromRequestParts<S> for Params {
     type Rejection = Infallible;

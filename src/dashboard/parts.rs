@@ -28,7 +28,8 @@ impl When {
             (None, None) => moment.day(),
         };
         // Clocks of two machines differ a little; nobody wants to read "in 1 s" of the past.
-        let relative = if ahead < Duration::from_secs(2) && !ahead.is_zero() { "now".into() } else { relative };
+        let relative =
+            if ahead < Duration::from_secs(2) && !ahead.is_zero() { "now".into() } else { relative };
         Self { absolute: moment.utc().format("%Y-%m-%d %H:%M:%S UTC").to_string(), relative }
     }
 }
@@ -145,7 +146,11 @@ impl Block {
     pub(super) fn new(text: &str) -> Self {
         match json(text) {
             Some(indented) => Self::of(&indented, text.len(), true),
-            None => Self::of(text, text.len(), text.contains("```") || text.contains("\n|") || text.contains("\n  ")),
+            None => Self::of(
+                text,
+                text.len(),
+                text.contains("```") || text.contains("\n|") || text.contains("\n  "),
+            ),
         }
     }
 
@@ -210,7 +215,10 @@ mod tests {
 
     #[test]
     fn moments_are_relative_until_the_date_says_more() {
-        assert_eq!([0, 5, 60, 7200, 200_000].map(ago), ["now", "5 s ago", "1 min ago", "2 h ago", "2 days ago"]);
+        assert_eq!(
+            [0, 5, 60, 7200, 200_000].map(ago),
+            ["now", "5 s ago", "1 min ago", "2 h ago", "2 days ago"]
+        );
         assert_eq!(ago(100 * 86_400), NOW.minus(Duration::from_secs(100 * 86_400)).day());
         assert_eq!(When::new(NOW.plus(Duration::from_secs(120)), NOW).relative, "in 2 min");
     }

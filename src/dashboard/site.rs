@@ -10,8 +10,9 @@ use tokio::sync::Semaphore;
 use super::error::PageError;
 use super::pages::Frame;
 use super::params::Params;
-use crate::model::{Micros, Transcript, TrajectoryId};
+use crate::model::{Micros, TrajectoryId, Transcript};
 use crate::store::{Store, StoreError};
+use crate::tasks;
 
 /// How the transcript of a trajectory is loaded.
 pub(super) type LoadTranscript = fn(&Store, TrajectoryId) -> Result<Option<Transcript>, StoreError>;
@@ -61,9 +62,10 @@ impl Site {
     ) -> Response {
         match self.make(params, move |view| Ok(serde_json::to_string(&answer(view)?)?)).await {
             Ok(text) => json(StatusCode::OK, text),
-            Err(error) => {
-                json(error.status(), serde_json::json!({ "error": { "message": error.to_string() } }).to_string())
-            }
+            Err(error) => json(
+                error.status(),
+                serde_json::json!({ "error": { "message": error.to_string() } }).to_string(),
+            ),
         }
     }
 
@@ -73,12 +75,18 @@ impl Site {
         work: impl FnOnce(&View<'_>) -> Result<String, PageError> + Send + 'static,
     ) -> Result<String, PageError> {
         let turn = self.turns.clone().acquire_owned().await.expect("the semaphore is never closed");
-        blocking(move || {
+        tasks::blocking(move || {
             // Held by the work, not by the request: a reader who leaves does not stop what was begun.
             let _turn = turn;
-            work(&View { store: &self.store, transcript: self.transcript, params: &params, now: Micros::now() })
+            work(&View {
+                store: &self.store,
+                transcript: self.transcript,
+                params: &params,
+                now: Micros::now(),
+            })
         })
         .await
+        .unwrap_or(Err(PageError::Broke))
     }
 }
 
@@ -96,11 +104,4 @@ pub(super) fn error_page(error: &PageError) -> Response {
         Ok(html) => (error.status(), Html(html)).into_response(),
         Err(_) => (error.status(), error.to_string()).into_response(),
     }
-}
-
-/// The only place of the dashboard that leaves the async threads.
-async fn blocking(
-    work: impl FnOnce() -> Result<String, PageError> + Send + 'static,
-) -> Result<String, PageError> {
-    tokio::task::spawn_blocking(work).await?
 }

@@ -21,9 +21,7 @@ impl Text {
                 // The line end of most protocols, not a trick.
                 '\r' if chars.peek() == Some(&'\n') => {}
                 '\n' | '\t' => shown.push(c),
-                // Unicode has a picture for each.
-                '\0'..='\x1f' => shown.push(char::from_u32(0x2400 + u32::from(c)).unwrap_or('\u{fffd}')),
-                '\x7f' => shown.push('\u{2421}'),
+                // By number: Unicode's control pictures are missing from common fonts.
                 c if hides(c) => shown.push_str(&format!("⟦U+{:04X}⟧", u32::from(c))),
                 c => shown.push(c),
             }
@@ -69,7 +67,7 @@ impl fmt::Display for Text {
 /// variation selectors are left alone: ordinary writing and emoji need them.
 fn hides(c: char) -> bool {
     matches!(c,
-        '\u{80}'..='\u{9f}'             // C1 controls
+        '\0'..='\u{8}' | '\u{b}'..='\u{1f}' | '\u{7f}'..='\u{9f}'             // controls but tab and line feed
         | '\u{ad}'                      // soft hyphen
         | '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' // direction
         | '\u{180e}' | '\u{200b}' | '\u{2060}'..='\u{2065}' | '\u{206a}'..='\u{206f}' | '\u{feff}' // no width
@@ -85,6 +83,8 @@ pub(super) fn beginning(text: &str, limit: usize) -> &str {
     &text[..text.floor_char_boundary(limit)]
 }
 
+/// Bytes of JSON that read best on one line.
+const ONE_LINE: usize = 56;
 /// Deeper nesting is not indented: its line starts would take far more room than the text.
 const DEEPEST: usize = 64;
 
@@ -94,6 +94,9 @@ pub(super) fn indented_json(text: &str) -> Option<String> {
     let text = text.trim();
     if !text.starts_with(['{', '[']) || serde_json::from_str::<IgnoredAny>(text).is_err() {
         return None;
+    }
+    if text.len() <= ONE_LINE && !text.contains('\n') {
+        return Some(text.to_owned());
     }
     let mut out = String::with_capacity(text.len() * 2);
     let mut depth = 0_usize;
@@ -180,11 +183,15 @@ pub(super) fn duration(span: Duration) -> String {
         0 => "< 1 ms".into(),
         ms @ 1..1000 => format!("{ms} ms"),
         _ if s < 60 => format!("{:.1} s", span.as_secs_f64()),
-        _ if s < 3600 => format!("{} min {} s", s / 60, s % 60),
-        _ if s < 86_400 => format!("{} h {} min", s / 3600, s % 3600 / 60),
+        _ if s < 3600 => two(s / 60, "min", s % 60, "s"),
+        _ if s < 86_400 => two(s / 3600, "h", s % 3600 / 60, "min"),
         _ if s < 2 * 86_400 => "1 day".into(),
         _ => format!("{} days", s / 86_400),
     }
+}
+
+fn two(large: u64, unit: &str, small: u64, small_unit: &str) -> String {
+    if small == 0 { format!("{large} {unit}") } else { format!("{large} {unit} {small} {small_unit}") }
 }
 
 /// `812 B`, `16 KB`, `1.2 MB`: powers of ten.
@@ -204,9 +211,15 @@ mod tests {
 
     #[test]
     fn what_hides_is_shown() {
-        assert_eq!(Text::of("a\u{202e}b\u{1b}[2J\u{0}\r\nc\rd").as_str(), "a⟦U+202E⟧b␛[2J␀\nc␍d");
+        assert_eq!(
+            Text::of("a\u{202e}b\u{1b}[2J\u{0}\r\nc\rd").as_str(),
+            "a⟦U+202E⟧b⟦U+001B⟧[2J⟦U+0000⟧\nc⟦U+000D⟧d"
+        );
         assert_eq!(Text::of("\u{e0041}\u{200b}").as_str(), "⟦U+E0041⟧⟦U+200B⟧");
-        assert_eq!(Text::of("👩\u{200d}💻 ❤\u{fe0f} äöü 你好 שלום").as_str(), "👩\u{200d}💻 ❤\u{fe0f} äöü 你好 שלום");
+        assert_eq!(
+            Text::of("👩\u{200d}💻 ❤\u{fe0f} äöü 你好 שלום").as_str(),
+            "👩\u{200d}💻 ❤\u{fe0f} äöü 你好 שלום"
+        );
     }
 
     #[test]
@@ -219,10 +232,14 @@ mod tests {
 
     #[test]
     fn json_is_indented_and_its_scalars_keep_their_spelling() {
-        let indented = indented_json(r#" {"a":[1e400,{}, [ ]],"b":"x\"{,:","b":12345678901234567890123.50} "#);
+        assert_eq!(indented_json(r#"{"ok": true}"#).as_deref(), Some(r#"{"ok": true}"#), "short: as it is");
+        let indented =
+            indented_json(r#" {"a":[1e400,{}, [ ]],"b":"x\"{,:","b":12345678901234567890123.50} "#);
         assert_eq!(
             indented.as_deref(),
-            Some("{\n  \"a\": [\n    1e400,\n    {},\n    []\n  ],\n  \"b\": \"x\\\"{,:\",\n  \"b\": 12345678901234567890123.50\n}")
+            Some(
+                "{\n  \"a\": [\n    1e400,\n    {},\n    []\n  ],\n  \"b\": \"x\\\"{,:\",\n  \"b\": 12345678901234567890123.50\n}"
+            )
         );
         for other in ["", "12", "\"x\"", "{", "{} {}", "[1,]"] {
             assert_eq!(indented_json(other), None, "{other}");
@@ -247,7 +264,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn indenting_keeps_the_value(value in "[\\[{]{1,2}[\"a1:,{}\\[\\] ]{0,12}") {
+        fn indenting_keeps_the_value(value in r#"\[("a[,:\[{\\]{0,9}"|1|\{"k": ?[0-9]\}|\{ ?\}|\[ ?\])(, ?"b[ ,:}]{0,70}"){0,3} {0,60}\]"#) {
             if let Some(indented) = indented_json(&value) {
                 let parse = |t: &str| serde_json::from_str::<serde_json::Value>(t).expect("valid");
                 prop_assert_eq!(parse(&indented), parse(&value));

@@ -55,7 +55,8 @@ pub(super) struct Links<'a> {
 
 impl Waterfall {
     pub(super) fn new(steps: &[Step], links: &Links<'_>) -> Self {
-        let scale = Scale::over(steps);
+        let shown: Vec<&Step> = links.shown.iter().filter_map(|i| steps.get(*i)).collect();
+        let scale = Scale::over(&shown);
         let rows = links.shown.iter().filter_map(|i| Some(row(*i, steps.get(*i)?, &scale, links))).collect();
         Self { rows, elsewhere: steps.len() - links.shown.len().min(steps.len()) }
     }
@@ -66,10 +67,12 @@ fn row(index: usize, step: &Step, scale: &Scale, links: &Links<'_>) -> Row {
     let end = step.started.plus(step.duration).0;
     let x = scale.at(start).min(WIDTH - THIN);
     let width = (scale.at(end) - x).max(THIN);
-    let first = step.time_to_first_byte.map_or(width, |t| scale.at(step.started.plus(t).0) - x).clamp(0.0, width);
+    let first =
+        step.time_to_first_byte.map_or(width, |t| scale.at(step.started.plus(t).0) - x).clamp(0.0, width);
     let tokens = step.usage.and_then(|u| {
         (u.input_tokens.is_some() || u.output_tokens.is_some()).then(|| {
-            let [from, to] = [u.input_tokens, u.output_tokens].map(|n| n.map_or_else(|| "–".into(), text::count));
+            let [from, to] =
+                [u.input_tokens, u.output_tokens].map(|n| n.map_or_else(|| "–".into(), text::count));
             format!("{from} → {to}")
         })
     });
@@ -102,9 +105,13 @@ fn row(index: usize, step: &Step, scale: &Scale, links: &Links<'_>) -> Row {
 pub(super) fn note(step: &Step) -> Option<String> {
     match (step.status, step.ended) {
         (Some(status), _) if status >= 400 => Some(format!("HTTP {status}")),
-        (_, ended @ (Ended::ClientCancelled | Ended::UpstreamReset | Ended::UpstreamTimeout | Ended::Interrupted)) => {
-            Some(ended.as_str().replace('_', " "))
-        }
+        (
+            _,
+            ended @ (Ended::ClientCancelled
+            | Ended::UpstreamReset
+            | Ended::UpstreamTimeout
+            | Ended::Interrupted),
+        ) => Some(ended.as_str().replace('_', " ")),
         (None, _) => Some("no answer".into()),
         _ if step.message.is_none() => Some("other branch".into()),
         _ => None,
@@ -118,7 +125,7 @@ struct Scale {
 }
 
 impl Scale {
-    fn over(steps: &[Step]) -> Self {
+    fn over(steps: &[&Step]) -> Self {
         let mut spans: Vec<(i64, i64)> =
             steps.iter().map(|s| (s.started.0, s.started.plus(s.duration).0.max(s.started.0 + 1))).collect();
         spans.sort_unstable();
@@ -196,7 +203,7 @@ mod tests {
     #[test]
     fn a_long_pause_is_drawn_short_and_named() {
         let steps = [step(0, 1000), step(7_200_000, 1000)];
-        let scale = Scale::over(&steps);
+        let scale = Scale::over(&steps.each_ref());
         assert!(scale.at(1_000_000) > 400.0, "the first step keeps its width: {}", scale.at(1_000_000));
         assert_eq!(scale.pause_before(7_200_000_000), Some(Duration::from_secs(7199)));
         assert_eq!(scale.pause_before(0), None);
@@ -204,7 +211,7 @@ mod tests {
 
     #[test]
     fn steps_that_follow_closely_are_drawn_to_scale() {
-        let scale = Scale::over(&[step(0, 1000), step(1100, 900)]);
+        let scale = Scale::over(&[&step(0, 1000), &step(1100, 900)]);
         assert!((scale.at(1_000_000) - 500.0).abs() < 1e-6);
         assert_eq!(scale.pause_before(1_100_000), None);
     }
@@ -213,7 +220,7 @@ mod tests {
         #[test]
         fn places_keep_the_order_of_time(spans in prop::collection::vec((0..10_000_i64, 0..5000_u64), 1..20)) {
             let steps: Vec<_> = spans.iter().map(|(s, d)| step(*s, *d)).collect();
-            let scale = Scale::over(&steps);
+            let scale = Scale::over(&steps.iter().collect::<Vec<_>>());
             let places: Vec<f64> = (-1..16_000).step_by(50).map(|ms| scale.at(ms * 1000)).collect();
             prop_assert!(places.is_sorted());
             prop_assert!(places.iter().all(|p| (0.0..=WIDTH + 1e-6).contains(p)));

@@ -57,8 +57,7 @@ pub async fn play(
             done.0.push(played);
         }
     };
-    let workers =
-        (0..plan.concurrency.max(1)).map(|_| Box::pin(worker()) as Pin<Box<dyn Future<Output = _> + Send>>);
+    let workers = (0..plan.concurrency.max(1)).map(|_| Box::pin(worker()) as Worker<'_>);
     all(workers.collect()).await?;
 
     let (mut played, _) = done.into_inner().expect("progress does not panic");
@@ -76,8 +75,10 @@ pub async fn play(
     Ok(summary)
 }
 
+type Worker<'a> = Pin<Box<dyn Future<Output = Result<(), DemoError>> + Send + 'a>>;
+
 /// Runs futures side by side in this task; the first error ends all.
-async fn all<E>(mut running: Vec<Pin<Box<dyn Future<Output = Result<(), E>> + Send + '_>>>) -> Result<(), E> {
+async fn all(mut running: Vec<Worker<'_>>) -> Result<(), DemoError> {
     poll_fn(|context| {
         let mut result = Ok(());
         running.retain_mut(|future| match future.as_mut().poll(context) {

@@ -118,15 +118,15 @@ pub fn night(report: &Report<'_>, style: Style) -> String {
     );
     for cluster in *clusters {
         line(&mut out, "");
-        let size = format!("{:>4} ×", cluster.size);
-        line(&mut out, &format!("{}  {}", style.bold(&size), style.bold(&cluster.title)));
+        let size = format!("{} ×", cluster.size);
+        wrap(&mut out, "", &format!("{size} {}", cluster.title), |text| style.bold(text));
         let of_cluster: Vec<&Lesson> = lessons.iter().filter(|l| l.cluster == Some(cluster.id)).collect();
         for lesson in of_cluster.iter().take(LESSONS_SHOWN) {
             wrap(&mut out, "        ", &format!("{} {}", mark(lesson), lesson.text), |text| text.to_owned());
             wrap(&mut out, "          ", &lesson.support, |text| style.dim(text));
         }
         match of_cluster.len() {
-            0 => line(&mut out, &style.dim("        no lesson passed the gate")),
+            0 => line(&mut out, &style.dim("        no lesson was written")),
             n if n > LESSONS_SHOWN => {
                 line(&mut out, &style.dim(&format!("        and {} more", n - LESSONS_SHOWN)))
             }

@@ -260,7 +260,7 @@ fn the_report_names_clusters_with_their_lessons_and_hides_control_characters() {
     let report =
         Report { summary: &summary, night: &night, clusters: &[cluster], lessons: &[lesson], places };
     let text = report::night(&report, Style::Plain);
-    for part in ["7 ×  tool_error in cancel_order", "• Call look_up_order", "7 of 7", "MEMORY.md", ":4142"]
+    for part in ["7 × tool_error in cancel_order", "• Call look_up_order", "7 of 7", "MEMORY.md", ":4142"]
     {
         assert!(text.contains(part), "{part} is missing in\n{text}");
     }

@@ -8,12 +8,13 @@ use super::features;
 use super::identity::{Known, place};
 use super::ledger::{Past, settle};
 use super::report::{diary, message, printable};
-use super::select::{Selection, catch_up, select};
+use super::select::{Selection, select};
 use crate::config::{self, Review};
 use crate::model::{self, LessonState, Micros, NightId, NightPhase, Scope, TrajectoryId};
 use crate::search::Embedder;
 use crate::skills::{DiaryEntry, OwnerDecision, Publication, Repo, owner_decisions, publish};
 use crate::store::{Begun, Store};
+use crate::{outcome, trajectory};
 
 /// How long a night is believed alive without a word from it. It says one every quarter of that while it reads and
 /// embeds; clustering the most failures that a night looks at takes a small part of it.
@@ -40,7 +41,8 @@ pub struct Night<'a> {
     kill_after: Option<NightPhase>,
 }
 
-/// Runs a night for every scope that has trajectories, in order of their names; the first error ends it.
+/// Brings assembly and outcomes up to date, then runs a night for every scope that has trajectories, in order of their
+/// names; the first error ends it.
 pub fn run_all(
     store: &Store,
     config: &config::Dream,
@@ -48,12 +50,21 @@ pub fn run_all(
     now: Micros,
     progress: &mut Progress<'_>,
 ) -> Result<Vec<model::Night>, DreamError> {
-    store.scopes()?.iter().map(|scope| Night::run(store, config, embedder, scope, now, progress)).collect()
+    trajectory::catch_up(store)?;
+    outcome::assess(store, now)?;
+    store
+        .scopes()?
+        .iter()
+        .map(|scope| {
+            outcome::relearn(store, scope)?;
+            Night::run(store, config, embedder, scope, now, progress)
+        })
+        .collect()
 }
 
 impl<'a> Night<'a> {
-    /// Runs a scope's night from where it is to its end: a new one, or one that was killed. Without new outcomes it
-    /// ends at once, with `report.nothing_new`.
+    /// Runs a scope's night from where it is to its end: a new one, or one that was killed. Outcomes are taken as they
+    /// are; without new ones it ends at once, with `report.nothing_new`.
     ///
     /// # Errors
     /// [`DreamError::Running`] while another process is at it. After any other error the night counts as failed, and
@@ -172,7 +183,6 @@ impl<'a> Night<'a> {
 
     fn select(&mut self, progress: &mut Progress<'_>) -> Result<(), DreamError> {
         progress(NightPhase::Select, 0, 1);
-        catch_up(self.store, &self.night.scope, self.now)?;
         let (material, watermark) = self.material()?;
         self.night.watermark = watermark;
         if self.store.last_material(&self.night.scope)?.as_ref() == Some(&material) {

@@ -1,12 +1,11 @@
-//! What a night reads: outcomes brought up to date, then every labelled trajectory as a [`Case`].
+//! What a night reads: every labelled trajectory as a [`Case`].
 
 use std::collections::HashMap;
 
 use super::DreamError;
 use super::case::Case;
-use crate::model::{ClusterId, Label, Micros, Scope, Trajectory, TrajectoryId};
+use crate::model::{ClusterId, Label, Scope, Trajectory, TrajectoryId};
 use crate::store::{Store, TrajectoryFilter};
-use crate::{outcome, trajectory};
 
 /// Failures and successes that are looked at, newest first: bounds a night's time.
 const FAILURES: usize = 2_000;
@@ -22,18 +21,6 @@ pub(super) struct Selection {
     pub trajectories: u64,
     pub successes: u64,
     pub failures: u64,
-}
-
-/// Joins what was recorded until now and brings a scope's outcomes up to date. The one place where the night asks for
-/// that.
-///
-/// Runs that are still going on are judged as they stand: their outcome becomes due again with the next exchange, and
-/// who asks for a night by hand wants to see all that was recorded.
-pub(super) fn catch_up(store: &Store, scope: &Scope, now: Micros) -> Result<(), DreamError> {
-    trajectory::catch_up(store)?;
-    outcome::assess(store, now)?;
-    outcome::relearn(store, scope)?;
-    Ok(())
 }
 
 /// Reads a scope's labelled trajectories; `progress` gets how many of how many were read.

@@ -75,6 +75,9 @@ impl FromStr for ClusterState {
     type Err = ();
 
     fn from_str(s: &str) -> Result<Self, ()> {
-        [Self::Open, Self::Closed, Self::Reopened, Self::Muted].into_iter().find(|c| c.as_str() == s).ok_or(())
+        [Self::Open, Self::Closed, Self::Reopened, Self::Muted]
+            .into_iter()
+            .find(|c| c.as_str() == s)
+            .ok_or(())
     }
 }

@@ -48,7 +48,10 @@ impl FromStr for Label {
     type Err = ();
 
     fn from_str(s: &str) -> Result<Self, ()> {
-        [Self::Success, Self::Failure, Self::Partial, Self::Unknown].into_iter().find(|l| l.as_str() == s).ok_or(())
+        [Self::Success, Self::Failure, Self::Partial, Self::Unknown]
+            .into_iter()
+            .find(|l| l.as_str() == s)
+            .ok_or(())
     }
 }
 

@@ -60,10 +60,17 @@ impl FromStr for Api {
     type Err = ();
 
     fn from_str(s: &str) -> Result<Self, ()> {
-        [Self::ChatCompletions, Self::Completions, Self::Responses, Self::Embeddings, Self::Messages, Self::Other]
-            .into_iter()
-            .find(|api| api.as_str() == s)
-            .ok_or(())
+        [
+            Self::ChatCompletions,
+            Self::Completions,
+            Self::Responses,
+            Self::Embeddings,
+            Self::Messages,
+            Self::Other,
+        ]
+        .into_iter()
+        .find(|api| api.as_str() == s)
+        .ok_or(())
     }
 }
 

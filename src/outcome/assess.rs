@@ -19,7 +19,7 @@ pub struct AssessReport {
     pub assessed: u64,
     pub successes: u64,
     pub failures: u64,
-    /// Those whose recorded bodies could not be read: only feedback votes on them.
+    /// Those whose recorded bodies could not be read: only feedback and what is known without bodies votes on them.
     pub unreadable: u64,
 }
 
@@ -46,13 +46,15 @@ pub fn assess(store: &Store, quiet_since: Micros) -> Result<AssessReport, Outcom
     loop {
         let due = store.unassessed(quiet_since, BATCH)?;
         // A batch that brings nothing new cannot be got rid of; better to stop than to turn forever.
-        if !due.iter().fold(false, |new, id| seen.insert(*id) || new) {
+        let known = seen.len();
+        seen.extend(due.iter().copied());
+        if seen.len() == known {
             return Ok(report);
         }
         let mut batch = Vec::with_capacity(due.len());
         for (trajectory, revision) in due {
             let transcript = readable(store, trajectory);
-            report.unreadable += u64::from(transcript.is_none());
+            report.unreadable += u64::from(transcript.as_ref().is_none_or(|t| t.messages.is_empty()));
             let feedback = store.feedback(trajectory)?;
             let (votes, scope) = match &transcript {
                 Some(t) => (detect::votes(t, &feedback), t.scope.of_app()),

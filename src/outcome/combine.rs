@@ -94,12 +94,11 @@ const HEURISTICS_AT_MOST: f64 = 2.5;
 /// … and beside feedback they only tip the scales: feedback of 0.95 is 2.9.
 const BESIDE_FEEDBACK: f64 = 1.0;
 
-/// Log-odds of success by the votes of groups that `counts` accepts.
-pub(super) fn heuristics(votes: &[Vote], accuracies: &Accuracies, counts: impl Fn(Group) -> bool) -> f64 {
+/// Log-odds of success by all votes but feedback.
+pub(super) fn heuristics(votes: &[Vote], accuracies: &Accuracies) -> f64 {
     const GROUPS: [Group; 5] = [Group::Tools, Group::Ending, Group::Answer, Group::User, Group::Content];
     GROUPS
         .into_iter()
-        .filter(|g| counts(*g))
         .map(|g| {
             let side = |positive: bool| {
                 let signed = votes
@@ -145,7 +144,7 @@ pub fn combine(votes: &[Vote], accuracies: &Accuracies) -> (Option<f64>, Label) 
     if votes.is_empty() {
         return (None, Label::Unknown);
     }
-    let heuristics = heuristics(votes, accuracies, |_| true);
+    let heuristics = heuristics(votes, accuracies);
     let odds = match feedback(votes, accuracies) {
         Some(feedback) => feedback + heuristics.clamp(-BESIDE_FEEDBACK, BESIDE_FEEDBACK),
         None => heuristics.clamp(-HEURISTICS_AT_MOST, HEURISTICS_AT_MOST),

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::combine::{Accuracies, clamp, feedback, group, heuristics, logit, seed, sigmoid};
 use crate::model::{TrajectoryId, Vote, VoteSource};
@@ -16,24 +16,27 @@ const STILL: f64 = 1e-7;
 ///
 /// Expectation-maximisation for the one-coin model of Dawid and Skene ("Maximum Likelihood Estimation of Observer
 /// Error-Rates Using the EM Algorithm", Applied Statistics 28(1), 1979): each source is right with one probability,
-/// whatever the truth. Feedback is held at its seed, so that where it exists the others are measured against it. A vote
-/// says something about its source only where others voted, so lone votes are left out; neither do sources of one group
-/// judge each other, since what they share are mistakes as well. Even odds are the prior of each trajectory.
-/// Most detectors vote for one side only; two of one side always agree where they meet, so without feedback accuracies
-/// are relative and the seed, worth ten votes, keeps them near.
+/// whatever the truth, and even odds are the prior of each trajectory. The seed counts as ten votes.
+///
+/// Who judges: feedback, held at its seed, and sources that have voted for both sides. Two sources that only ever vote
+/// for one side each agree or disagree by construction wherever they meet, which says nothing of either. Neither do
+/// sources of one group judge each other, since they share their mistakes. Votes that nobody judges are left out.
 #[must_use]
 pub fn learn(votes: &HashMap<TrajectoryId, Vec<Vote>>) -> Vec<(String, f64, u64)> {
     // In order of ids: sums in floating point depend on the order.
     let trajectories: BTreeMap<_, _> = votes.iter().collect();
     let mut sources: BTreeMap<VoteSource, u64> = BTreeMap::new();
-    let mut cases: Vec<(&Vote, &[Vote])> = Vec::new();
+    let mut cases: Vec<(&Vote, Vec<Vote>)> = Vec::new();
+    let two_sided = two_sided(votes);
     for (_, votes) in trajectories {
         for vote in votes.iter().filter(|v| group(&v.source).is_some()) {
-            let comparable = votes.iter().any(|other| group(&other.source) != group(&vote.source));
+            let own = group(&vote.source);
+            let judges = |v: &&Vote| group(&v.source) != own && two_sided.contains(&v.source);
+            let judges: Vec<Vote> = votes.iter().filter(judges).cloned().collect();
             let count = sources.entry(vote.source.clone()).or_default();
-            if comparable {
+            if !judges.is_empty() {
                 *count += 1;
-                cases.push((vote, votes));
+                cases.push((vote, judges));
             }
         }
     }
@@ -42,10 +45,8 @@ pub fn learn(votes: &HashMap<TrajectoryId, Vec<Vote>>) -> Vec<(String, f64, u64)
         let names = accuracies.iter().map(|(s, a)| (s.to_string(), *a)).collect();
         let current = Accuracies::from_learned(names);
         let mut right: BTreeMap<&VoteSource, f64> = BTreeMap::new();
-        for (vote, votes) in &cases {
-            let own = group(&vote.source);
-            let others =
-                heuristics(votes, &current, |g| Some(g) != own) + feedback(votes, &current).unwrap_or(0.0);
+        for (vote, judges) in &cases {
+            let others = heuristics(judges, &current) + feedback(judges, &current).unwrap_or(0.0);
             // Responsibility: the truth is on this vote's side, given the others and the source's own accuracy.
             let agrees = if vote.value >= 0.5 { others } else { -others };
             let own = logit(clamp(accuracies[&vote.source]));
@@ -67,6 +68,20 @@ pub fn learn(votes: &HashMap<TrajectoryId, Vec<Vote>>) -> Vec<(String, f64, u64)
         }
     }
     accuracies.into_iter().map(|(source, accuracy)| (source.to_string(), accuracy, sources[source])).collect()
+}
+
+/// Feedback, and the sources that have voted for success as well as for failure.
+fn two_sided(votes: &HashMap<TrajectoryId, Vec<Vote>>) -> HashSet<VoteSource> {
+    let mut sides: HashMap<&VoteSource, (bool, bool)> = HashMap::new();
+    for vote in votes.values().flatten() {
+        let (success, failure) = sides.entry(&vote.source).or_default();
+        *success |= vote.value > 0.5;
+        *failure |= vote.value < 0.5;
+    }
+    let both = |(source, (success, failure)): (&VoteSource, (bool, bool))| {
+        (group(source).is_none() || (success && failure)).then(|| source.clone())
+    };
+    sides.into_iter().filter_map(both).collect()
 }
 
 #[cfg(test)]
@@ -161,6 +176,23 @@ mod tests {
         assert!(few.iter().all(|(s, a, _)| *a == seed(&s.parse().expect("a source"))), "{few:?}");
         let some = learn(&simulated(12, &[(VoteSource::ToolError, 1.0)], 1.0));
         assert!((0.75..0.9).contains(&some[0].1) && some[0].2 >= ENOUGH, "{some:?}");
+    }
+
+    #[test]
+    fn sources_of_one_side_each_do_not_judge_each_other() {
+        let votes = (0..100)
+            .map(|_| {
+                let votes = vec![
+                    vote(VoteSource::ToolError, true, false),
+                    vote(VoteSource::UserCorrection, true, false),
+                    vote(VoteSource::Acknowledgement, true, true),
+                ];
+                (TrajectoryId::new(), votes)
+            })
+            .collect();
+        for (source, accuracy, n) in learn(&votes) {
+            assert_eq!((accuracy, n), (seed(&source.parse().expect("a source")), 0), "{source}");
+        }
     }
 
     #[test]

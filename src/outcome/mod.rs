@@ -18,4 +18,3 @@ pub use combine::{Accuracies, combine};
 pub use detect::votes;
 pub use failing_step::failing_step;
 pub use learn::learn;
-

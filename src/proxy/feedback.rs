@@ -52,7 +52,12 @@ impl FeedbackDesk {
     pub(super) async fn take(&self, request: Request<Incoming>) -> Response<Bytes> {
         if request.method() != Method::POST {
             let message = format!("{} takes POST with a JSON object", Self::PATH);
-            return respond::error(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "method", &message);
+            return respond::error(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "invalid_request_error",
+                "method",
+                &message,
+            );
         }
         let body = match Limited::new(request.into_body(), MAX_BODY).collect().await {
             Ok(body) => body.to_bytes(),
@@ -71,7 +76,12 @@ impl FeedbackDesk {
                 let message = format!("the feedback cannot be kept: {error}");
                 respond::error(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "store", &message)
             }
-            None => respond::error(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "panic", "keeping the feedback failed"),
+            None => respond::error(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "server_error",
+                "panic",
+                "keeping the feedback failed",
+            ),
         }
     }
 }
@@ -81,8 +91,9 @@ fn invalid(reason: &str) -> Response<Bytes> {
 }
 
 fn keep(store: &Store, body: &[u8]) -> Result<TrajectoryId, Refusal> {
-    let given: Given = serde_json::from_slice(body)
-        .map_err(|e| Refusal::Invalid(format!("expected a JSON object with an id and a label or reward: {e}")))?;
+    let given: Given = serde_json::from_slice(body).map_err(|e| {
+        Refusal::Invalid(format!("expected a JSON object with an id and a label or reward: {e}"))
+    })?;
     let feedback = checked(&given)?;
     let find = || resolve(store, &given);
     let (trajectory, exchange) = match find().map_err(Refusal::Store)? {
@@ -99,7 +110,10 @@ fn keep(store: &Store, body: &[u8]) -> Result<TrajectoryId, Refusal> {
 
 fn checked(given: &Given) -> Result<Feedback, Refusal> {
     let invalid = |reason: &str| Err(Refusal::Invalid(reason.into()));
-    if [&given.response_id, &given.exchange_id, &given.session_id, &given.trajectory_id].iter().all(|id| id.is_none()) {
+    if [&given.response_id, &given.exchange_id, &given.session_id, &given.trajectory_id]
+        .iter()
+        .all(|id| id.is_none())
+    {
         return invalid("name what it is about: response_id, exchange_id, session_id or trajectory_id");
     }
     let label = match given.label.as_deref() {

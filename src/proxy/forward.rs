@@ -4,9 +4,9 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
+use super::FeedbackDesk;
 use super::headers::{remove_hop_headers, take_remora_headers};
 use super::respond::{self, ProxyBody};
-use super::FeedbackDesk;
 use crate::capture::{Flight, Head, Recorder, RequestTee, ResponseTee};
 use crate::model::Ended;
 use crate::telemetry::Metrics;
@@ -58,7 +58,12 @@ impl Forwarder {
         }
         if request.method() == Method::CONNECT {
             let message = "Remora is no forward proxy: set it as the base URL, not as HTTP_PROXY";
-            return own(respond::error(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "connect", message));
+            return own(respond::error(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "invalid_request_error",
+                "connect",
+                message,
+            ));
         }
         let _in_flight = InFlight::new(&self.metrics);
         let (mut parts, body) = request.into_parts();

@@ -70,7 +70,13 @@ impl Proxy {
         }
     }
 
-    fn serve(&self, server: &auto::Builder<TokioExecutor>, graceful: &GracefulShutdown, stream: TcpStream, number: i64) {
+    fn serve(
+        &self,
+        server: &auto::Builder<TokioExecutor>,
+        graceful: &GracefulShutdown,
+        stream: TcpStream,
+        number: i64,
+    ) {
         // The first bytes of a stream go out at once.
         drop(stream.set_nodelay(true));
         let forwarder = self.forwarder.clone();

@@ -68,8 +68,11 @@ impl DataDir {
 #[must_use]
 pub fn file_name(name: &str) -> String {
     use sha2::{Digest, Sha256};
-    let safe: String =
-        name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' }).take(80).collect();
+    let safe: String = name
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' })
+        .take(80)
+        .collect();
     if safe == name && !name.is_empty() && !name.starts_with('.') {
         return safe;
     }
@@ -85,7 +88,10 @@ mod tests {
     fn a_hostile_name_stays_one_component() {
         for name in ["..", "../x", "/etc", "a/b", "", ".git", "ä"] {
             let safe = file_name(name);
-            assert!(!safe.contains('/') && !safe.starts_with('.') && !safe.is_empty(), "{name:?} became {safe:?}");
+            assert!(
+                !safe.contains('/') && !safe.starts_with('.') && !safe.is_empty(),
+                "{name:?} became {safe:?}"
+            );
         }
         assert_eq!(file_name("default"), "default");
         assert_ne!(file_name("a/b"), file_name("a b"));

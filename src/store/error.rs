@@ -3,10 +3,14 @@ use std::path::PathBuf;
 /// The store cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("{path}: cannot create the data directory: {source}. Give another with --data or `data:` in the configuration")]
+    #[error(
+        "{path}: cannot create the data directory: {source}. Give another with --data or `data:` in the configuration"
+    )]
     Directory { path: PathBuf, source: std::io::Error },
 
-    #[error("{path}: cannot open the database: {source}. Check that the directory is writable and the disk not full")]
+    #[error(
+        "{path}: cannot open the database: {source}. Check that the directory is writable and the disk not full"
+    )]
     Open { path: PathBuf, source: rusqlite::Error },
 
     #[error(
@@ -15,7 +19,9 @@ pub enum StoreError {
     )]
     Newer { path: PathBuf, found: i64, known: i64 },
 
-    #[error("{path}: migration to schema version {version} failed: {source}. The database was left as it was")]
+    #[error(
+        "{path}: migration to schema version {version} failed: {source}. The database was left as it was"
+    )]
     Migrate { path: PathBuf, version: i64, source: rusqlite::Error },
 
     #[error("cannot {operation}: {source}")]

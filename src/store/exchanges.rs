@@ -70,8 +70,9 @@ impl Store {
     /// An exchange, whole; none where there is no such id.
     pub fn exchange(&self, id: ExchangeId) -> Result<Option<Exchange>, StoreError> {
         let sql = format!("SELECT {COLUMNS} FROM record.exchange WHERE id = ?1");
-        let row =
-            self.read("read an exchange", |db| db.prepare_cached(&sql)?.query_row([Col(id)], stored_of).optional())?;
+        let row = self.read("read an exchange", |db| {
+            db.prepare_cached(&sql)?.query_row([Col(id)], stored_of).optional()
+        })?;
         row.map(|(_, stored)| self.with_bodies(stored)).transpose()
     }
 

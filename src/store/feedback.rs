@@ -65,9 +65,13 @@ impl Store {
 
     /// The trajectory of an exchange.
     pub fn find_exchange(&self, exchange: ExchangeId) -> Result<Option<TrajectoryId>, StoreError> {
-        const SQL: &str = "SELECT trajectory_id FROM turn WHERE exchange_id = ?1 AND trajectory_id IS NOT NULL";
+        const SQL: &str =
+            "SELECT trajectory_id FROM turn WHERE exchange_id = ?1 AND trajectory_id IS NOT NULL";
         self.read("find an exchange", |db| {
-            db.prepare_cached(SQL)?.query_row([Col(exchange)], |r| r.get::<_, Col<_>>(0)).optional().map(|c| c.map(|c| c.0))
+            db.prepare_cached(SQL)?
+                .query_row([Col(exchange)], |r| r.get::<_, Col<_>>(0))
+                .optional()
+                .map(|c| c.map(|c| c.0))
         })
     }
 
@@ -75,7 +79,10 @@ impl Store {
     pub fn find_session(&self, session_id: &str) -> Result<Option<TrajectoryId>, StoreError> {
         const SQL: &str = "SELECT id FROM trajectory WHERE session_id = ?1 ORDER BY started DESC LIMIT 1";
         self.read("find a session", |db| {
-            db.prepare_cached(SQL)?.query_row([session_id], |r| r.get::<_, Col<_>>(0)).optional().map(|c| c.map(|c| c.0))
+            db.prepare_cached(SQL)?
+                .query_row([session_id], |r| r.get::<_, Col<_>>(0))
+                .optional()
+                .map(|c| c.map(|c| c.0))
         })
     }
 }

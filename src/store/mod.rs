@@ -32,7 +32,7 @@ use std::sync::{Arc, Mutex};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 pub use counts::Counts;
-pub use data_dir::DataDir;
+pub use data_dir::{DataDir, file_name};
 pub use error::StoreError;
 pub use index_state::{EmbeddingFilter, Indexed, Unindexed};
 pub use nights::Begun;
@@ -123,8 +123,9 @@ impl Store {
         work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
         let mut db = self.inner.writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let tx =
-            db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(StoreError::query(operation))?;
+        let tx = db
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(StoreError::query(operation))?;
         let value = work(&tx).map_err(StoreError::query(operation))?;
         tx.commit().map_err(StoreError::query(operation))?;
         Ok(value)

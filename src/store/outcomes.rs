@@ -19,7 +19,11 @@ pub struct Assessment {
 impl Store {
     /// Trajectories whose outcome is older than their last exchange or feedback, with their revision; those that
     /// ended before `quiet_since` only, oldest first.
-    pub fn unassessed(&self, quiet_since: Micros, limit: u32) -> Result<Vec<(TrajectoryId, i64)>, StoreError> {
+    pub fn unassessed(
+        &self,
+        quiet_since: Micros,
+        limit: u32,
+    ) -> Result<Vec<(TrajectoryId, i64)>, StoreError> {
         const SQL: &str = "SELECT id, revision FROM trajectory \
              WHERE assessed < revision AND ended <= ?1 ORDER BY last_seq LIMIT ?2";
         self.read("list unassessed trajectories", |db| {
@@ -66,7 +70,8 @@ impl Store {
 
     /// The votes on one trajectory.
     pub fn votes(&self, trajectory: TrajectoryId) -> Result<Vec<Vote>, StoreError> {
-        const SQL: &str = "SELECT source, value, confidence, step, evidence FROM vote WHERE trajectory_id = ?1 ORDER BY id";
+        const SQL: &str =
+            "SELECT source, value, confidence, step, evidence FROM vote WHERE trajectory_id = ?1 ORDER BY id";
         self.read("read votes", |db| {
             db.prepare_cached(SQL)?
                 .query_map([Col(trajectory)], |r| {
@@ -114,7 +119,8 @@ impl Store {
                     let outcome = Outcome {
                         p_success: r.get(2)?,
                         label: r.get::<_, Named<_>>(3)?.0,
-                        failing_step: failing.map(|(step, reason)| FailingStep { step: step.max(0) as usize, reason }),
+                        failing_step: failing
+                            .map(|(step, reason)| FailingStep { step: step.max(0) as usize, reason }),
                     };
                     Ok((r.get::<_, Col<_>>(0)?.0, r.get(1)?, outcome))
                 })?
@@ -133,7 +139,11 @@ impl Store {
     }
 
     /// Replaces what the label model learned: (source, accuracy, votes it was learned from).
-    pub fn keep_source_accuracies(&self, scope: &Scope, learned: &[(String, f64, u64)]) -> Result<(), StoreError> {
+    pub fn keep_source_accuracies(
+        &self,
+        scope: &Scope,
+        learned: &[(String, f64, u64)],
+    ) -> Result<(), StoreError> {
         self.write("keep source accuracies", |tx| {
             tx.execute("DELETE FROM source_accuracy WHERE tenant = ?1 AND app = ?2", [&scope.tenant, &scope.app])?;
             for (source, accuracy, votes) in learned {

@@ -42,7 +42,8 @@ impl PayloadWriter {
         day: &str,
         bodies: impl Iterator<Item = (ExchangeId, Side, &'a Bytes)>,
     ) -> Result<(), StoreError> {
-        const PUT: &str = "INSERT OR REPLACE INTO body (exchange_id, side, encoding, bytes) VALUES (?1, ?2, ?3, ?4)";
+        const PUT: &str =
+            "INSERT OR REPLACE INTO body (exchange_id, side, encoding, bytes) VALUES (?1, ?2, ?3, ?4)";
         let failed = StoreError::query;
         let db = self.open(day)?;
         let tx = db.transaction().map_err(failed("write bodies"))?;
@@ -57,7 +58,8 @@ impl PayloadWriter {
                     Some(packed) => (1, packed.as_slice()),
                     None => (0, bytes.as_ref()),
                 };
-                put.execute(params![Col(id), side as i64, encoding, stored]).map_err(failed("write bodies"))?;
+                put.execute(params![Col(id), side as i64, encoding, stored])
+                    .map_err(failed("write bodies"))?;
             }
         }
         tx.commit().map_err(failed("write bodies"))
@@ -66,7 +68,8 @@ impl PayloadWriter {
     fn open(&mut self, day: &str) -> Result<&mut Connection, StoreError> {
         if self.today.as_ref().is_none_or(|(open, _)| open != day) {
             let db = migrate::open(&self.dir.payload_db(day), migrate::PAYLOAD)?;
-            db.pragma_update(None, "synchronous", self.synchronous).map_err(StoreError::query("open payloads"))?;
+            db.pragma_update(None, "synchronous", self.synchronous)
+                .map_err(StoreError::query("open payloads"))?;
             self.today = Some((day.to_owned(), db));
         }
         Ok(&mut self.today.as_mut().expect("opened just above").1)
@@ -91,7 +94,9 @@ impl PayloadReader {
         let Some(db) = self.open(day)? else { return Ok(None) };
         let row: Option<(i64, Vec<u8>)> = db
             .prepare_cached(GET)
-            .and_then(|mut q| q.query_row(params![Col(id), side as i64], |r| Ok((r.get(0)?, r.get(1)?))).optional())
+            .and_then(|mut q| {
+                q.query_row(params![Col(id), side as i64], |r| Ok((r.get(0)?, r.get(1)?))).optional()
+            })
             .map_err(StoreError::query("read a body"))?;
         match row {
             None => Ok(None),

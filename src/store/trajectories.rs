@@ -47,7 +47,8 @@ pub(super) fn trajectory_of(row: &Row<'_>) -> rusqlite::Result<Trajectory> {
                 Ok::<_, rusqlite::Error>(Outcome {
                     p_success: row.get(13)?,
                     label: row.get::<_, Named<_>>(14)?.0,
-                    failing_step: failing.map(|(step, reason)| FailingStep { step: step.max(0) as usize, reason }),
+                    failing_step: failing
+                        .map(|(step, reason)| FailingStep { step: step.max(0) as usize, reason }),
                 })
             })
             .transpose()?,

@@ -209,7 +209,8 @@ impl Placing<'_> {
 
     /// The trajectory of a session that the client named.
     pub fn session(&self, session_id: &str, scope: &Scope) -> rusqlite::Result<Option<TrajectoryId>> {
-        const SQL: &str = "SELECT id FROM trajectory WHERE tenant = ?1 AND app = ?2 AND session_id = ?3 LIMIT 1";
+        const SQL: &str =
+            "SELECT id FROM trajectory WHERE tenant = ?1 AND app = ?2 AND session_id = ?3 LIMIT 1";
         self.0
             .prepare_cached(SQL)?
             .query_row([&scope.tenant, &scope.app, session_id], |r| r.get::<_, Col<_>>(0))
@@ -218,7 +219,12 @@ impl Placing<'_> {
     }
 
     /// Keeps a turn, and its trajectory where it starts or grows one. `place` none: no model's turn.
-    pub fn keep(&self, turn: &NewTurn, place: Option<Place>, session_id: Option<&str>) -> rusqlite::Result<()> {
+    pub fn keep(
+        &self,
+        turn: &NewTurn,
+        place: Option<Place>,
+        session_id: Option<&str>,
+    ) -> rusqlite::Result<()> {
         const TRAJECTORY: &str = "INSERT INTO trajectory \
                  (id, tenant, app, user, session_id, link, link_confidence, started, ended, exchanges, model, task, last_seq) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 1, ?10, ?11, ?12) \
@@ -281,7 +287,9 @@ impl Placing<'_> {
             turn.reply_chain,
         ])?;
         if let Some(parent) = place.and_then(|p| p.parent) {
-            self.0.prepare_cached("UPDATE turn SET continued = continued + 1 WHERE seq = ?1")?.execute([parent])?;
+            self.0
+                .prepare_cached("UPDATE turn SET continued = continued + 1 WHERE seq = ?1")?
+                .execute([parent])?;
         }
         const CALL: &str = "INSERT OR IGNORE INTO tool_call (call_id, partition, seq) VALUES (?1, ?2, ?3)";
         for call_id in &turn.call_ids {

@@ -81,7 +81,8 @@ impl Store {
         let (tenant, app) = columns_of(scope);
         self.read("count trajectories", |db| {
             let mut totals = db.prepare_cached(COUNTS)?.query_row(params![tenant, app], |r| {
-                let count = |i| Ok::<_, rusqlite::Error>(r.get::<_, Option<i64>>(i)?.unwrap_or(0).max(0) as u64);
+                let count =
+                    |i| Ok::<_, rusqlite::Error>(r.get::<_, Option<i64>>(i)?.unwrap_or(0).max(0) as u64);
                 Ok(Totals {
                     trajectories: count(0)?,
                     successes: count(1)?,
@@ -121,10 +122,7 @@ impl Store {
         self.read("list clusters", |db| {
             let mut clusters: Vec<ClusterView> = db
                 .prepare_cached(SQL)?
-                .query_map(
-                    params![tenant, app, filter.id.map(Col), filter.limit, filter.offset],
-                    cluster_of,
-                )?
+                .query_map(params![tenant, app, filter.id.map(Col), filter.limit, filter.offset], cluster_of)?
                 .collect::<rusqlite::Result<_>>()?;
             for view in &mut clusters {
                 view.by_day = by_day(db, view.cluster.id, filter.by_day_since)?;

@@ -102,10 +102,17 @@ impl Digest {
             scope,
         };
         Self {
-            converses: reading.api.converses() && (!reading.messages.is_empty() || !reading.choices.is_empty()),
+            converses: reading.api.converses()
+                && (!reading.messages.is_empty() || !reading.choices.is_empty()),
             session: session::of(&exchange.request_headers, reading),
             previous_response_id: reading.previous_response_id.clone(),
-            answers: chains.after.iter().rev().filter(|(r, _)| *r == Role::Assistant).map(|(_, c)| *c).collect(),
+            answers: chains
+                .after
+                .iter()
+                .rev()
+                .filter(|(r, _)| *r == Role::Assistant)
+                .map(|(_, c)| *c)
+                .collect(),
             answered_calls: reading.messages.iter().rev().filter_map(|m| m.tool_call_id.clone()).collect(),
             turn,
         }
@@ -121,17 +128,26 @@ impl Digest {
             let known = placing.session(&session.id, &self.turn.scope)?;
             let parent = match known {
                 // A parent is a turn of the same trajectory.
-                Some(id) => self.continued(placing, known)?.filter(|(a, ..)| a.trajectory == id).map(|(a, ..)| a.seq),
+                Some(id) => {
+                    self.continued(placing, known)?.filter(|(a, ..)| a.trajectory == id).map(|(a, ..)| a.seq)
+                }
                 None => None,
             };
             let trajectory = known.unwrap_or_else(TrajectoryId::new);
-            return Ok(Some(Place { trajectory, parent, link: Link::Explicit, confidence: session.confidence }));
+            return Ok(Some(Place {
+                trajectory,
+                parent,
+                link: Link::Explicit,
+                confidence: session.confidence,
+            }));
         }
         Ok(Some(match self.continued(placing, None)? {
             Some((anchor, link, confidence)) => {
                 Place { trajectory: anchor.trajectory, parent: Some(anchor.seq), link, confidence }
             }
-            None => Place { trajectory: TrajectoryId::new(), parent: None, link: Link::First, confidence: 1.0 },
+            None => {
+                Place { trajectory: TrajectoryId::new(), parent: None, link: Link::First, confidence: 1.0 }
+            }
         }))
     }
 

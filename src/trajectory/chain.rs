@@ -78,7 +78,10 @@ mod tests {
 
     #[test]
     fn arguments_printed_another_way_are_the_same() {
-        assert_eq!(extend(&START, &call(r#"{"a": 1, "b": [2]}"#)), extend(&START, &call(r#"{"b":[2],"a":1}"#)));
+        assert_eq!(
+            extend(&START, &call(r#"{"a": 1, "b": [2]}"#)),
+            extend(&START, &call(r#"{"b":[2],"a":1}"#))
+        );
         assert_ne!(extend(&START, &call(r#"{"a":1}"#)), extend(&START, &call(r#"{"a":2}"#)));
     }
 

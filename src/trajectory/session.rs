@@ -71,7 +71,12 @@ mod tests {
 
     #[test]
     fn a_broken_traceparent_names_nothing() {
-        for value in ["", "00-xyz", "00-00000000000000000000000000000000-b7ad6b7169203331-01", "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"] {
+        for value in [
+            "",
+            "00-xyz",
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        ] {
             assert!(trace_id(value).is_none(), "{value:?}");
         }
     }

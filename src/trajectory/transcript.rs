@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 
-use crate::model::{Api, Message, Reading, Role, Transcript, TrajectoryId};
+use crate::model::{Api, Message, Reading, Role, TrajectoryId, Transcript};
 use crate::store::{Store, StoreError, Turn};
 use crate::wire;
 
@@ -27,8 +27,14 @@ pub fn transcript(store: &Store, id: TrajectoryId) -> Result<Option<Transcript>,
             continue;
         }
         let Some(exchange) = store.exchange(turn.step.exchange)? else { continue };
-        let Reading { messages: sent, tools: offered, output_schema: schema, choices, previous_response_id, .. } =
-            wire::read(&exchange);
+        let Reading {
+            messages: sent,
+            tools: offered,
+            output_schema: schema,
+            choices,
+            previous_response_id,
+            ..
+        } = wire::read(&exchange);
         if incremental && previous_response_id.is_some() {
             // Instructions are sent again each time; one copy is enough.
             messages.extend(sent.into_iter().filter(|m| m.role != Role::System));

@@ -60,7 +60,8 @@ where
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(config.connect_timeout.0));
         tcp.set_keepalive(Some(Duration::from_secs(60)));
-        let https = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls(config, &scheme)?).https_or_http();
+        let https =
+            hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls(config, &scheme)?).https_or_http();
         let connector = match config.http2 {
             Http2::Auto => https.enable_all_versions().wrap_connector(tcp),
             Http2::Always => https.enable_http2().wrap_connector(tcp),
@@ -106,7 +107,8 @@ where
     pub async fn send(&self, mut request: Request<B>) -> Result<Response<Incoming>, UpstreamError> {
         let url = || self.url.to_string();
         let target = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
-        let target = if self.prefix.is_empty() { target.to_owned() } else { format!("{}{target}", self.prefix) };
+        let target =
+            if self.prefix.is_empty() { target.to_owned() } else { format!("{}{target}", self.prefix) };
         *request.uri_mut() = Uri::builder()
             .scheme(self.scheme.clone())
             .authority(self.authority.clone())
@@ -119,7 +121,9 @@ where
 
         match tokio::time::timeout(self.response_timeout, self.client.request(request)).await {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) if error.is_connect() => Err(UpstreamError::Connect { url: url(), source: error.into() }),
+            Ok(Err(error)) if error.is_connect() => {
+                Err(UpstreamError::Connect { url: url(), source: error.into() })
+            }
             Ok(Err(error)) => Err(UpstreamError::Broken { url: url(), source: error.into() }),
             Err(_) => Err(UpstreamError::Timeout { url: url(), after: self.response_timeout }),
         }
@@ -130,7 +134,8 @@ fn tls(config: &config::Upstream, scheme: &Scheme) -> Result<rustls::ClientConfi
     let mut roots = rustls::RootCertStore::empty();
     if let Some(path) = &config.ca {
         let failed = |reason: String| SetupError::Ca { path: path.clone(), reason };
-        let certificates = rustls_pki_types::CertificateDer::pem_file_iter(path).map_err(|e| failed(e.to_string()))?;
+        let certificates =
+            rustls_pki_types::CertificateDer::pem_file_iter(path).map_err(|e| failed(e.to_string()))?;
         for certificate in certificates {
             let certificate = certificate.map_err(|e| failed(e.to_string()))?;
             roots.add(certificate).map_err(|e| failed(e.to_string()))?;
@@ -146,7 +151,8 @@ fn tls(config: &config::Upstream, scheme: &Scheme) -> Result<rustls::ClientConfi
         roots.add_parsable_certificates(found.certs);
         if roots.is_empty() {
             return Err(SetupError::Tls(
-                "the system has no certificate authorities; install ca-certificates or set upstream.ca".into(),
+                "the system has no certificate authorities; install ca-certificates or set upstream.ca"
+                    .into(),
             ));
         }
     }

@@ -16,7 +16,10 @@ async fn an_upstream_that_is_down_gives_an_openai_error_that_names_it() {
     assert_eq!(error["error"]["code"], "upstream_unreachable");
     assert!(error["error"]["message"].as_str().is_some_and(|m| m.contains(&free.to_string())), "{error}");
     let recorded = sidecar.recorded(1).await;
-    assert_eq!((recorded[0].ended, recorded[0].request_body.bytes.as_ref()), (Ended::UpstreamReset, b"{\"model\":\"m\"}".as_ref()));
+    assert_eq!(
+        (recorded[0].ended, recorded[0].request_body.bytes.as_ref()),
+        (Ended::UpstreamReset, b"{\"model\":\"m\"}".as_ref())
+    );
     assert!(recorded[0].detail.as_ref().is_some_and(|d| d.contains("refused")), "{:?}", recorded[0].detail);
 }
 
@@ -85,7 +88,8 @@ async fn credentials_are_stored_nowhere() {
 async fn a_body_past_the_limit_is_recorded_cut_with_its_true_length_and_hash() {
     let body: Vec<u8> = (0..300_000u32).map(|i| (i % 251) as u8).collect();
     let upstream = Upstream::always(plain("200 OK", "", &body)).await;
-    let sidecar = Sidecar::configured(&upstream.url(), |c| c.capture.max_body = bytesize::ByteSize::kib(64)).await;
+    let sidecar =
+        Sidecar::configured(&upstream.url(), |c| c.capture.max_body = bytesize::ByteSize::kib(64)).await;
     let answer = sidecar.post("/v1/files", "", &body).await;
     assert_eq!(answer.body, body, "the client gets all of it");
     let recorded = &sidecar.exchanges()[0];
@@ -135,7 +139,8 @@ async fn capture_can_be_switched_off_whole_or_by_path() {
     let off = Sidecar::configured(&upstream.url(), |c| c.capture.enabled = false).await;
     assert_eq!(off.post("/v1/x", "", b"{}").await.status, 200);
     assert!(off.exchanges().is_empty());
-    let partly = Sidecar::configured(&upstream.url(), |c| c.capture.skip_paths = vec!["/v1/audio".into()]).await;
+    let partly =
+        Sidecar::configured(&upstream.url(), |c| c.capture.skip_paths = vec!["/v1/audio".into()]).await;
     partly.post("/v1/audio/speech", "", b"{}").await;
     partly.post("/v1/chat/completions", "", b"{}").await;
     assert_eq!(partly.exchanges().len(), 1);

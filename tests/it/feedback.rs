@@ -13,7 +13,8 @@ async fn one_answered(sidecar: &Sidecar) {
 }
 
 async fn give(sidecar: &Sidecar, feedback: Value) -> (u16, Value) {
-    let answer = sidecar.post(PATH, "Content-Type: application/json\r\n", feedback.to_string().as_bytes()).await;
+    let answer =
+        sidecar.post(PATH, "Content-Type: application/json\r\n", feedback.to_string().as_bytes()).await;
     (answer.status, serde_json::from_slice(&answer.body).expect("JSON"))
 }
 
@@ -22,11 +23,13 @@ async fn feedback_finds_its_trajectory_by_any_id_at_once() {
     let upstream = Upstream::always(plain("200 OK", "", &completion("resp-1", "hi"))).await;
     let sidecar = Sidecar::start(&upstream.url()).await;
     one_answered(&sidecar).await;
-    let (status, said) = give(&sidecar, json!({"response_id": "resp-1", "label": "failure", "correction": "say hello"})).await;
+    let (status, said) =
+        give(&sidecar, json!({"response_id": "resp-1", "label": "failure", "correction": "say hello"})).await;
     assert_eq!(status, 202, "{said}");
     let id = said["trajectory_id"].as_str().expect("it is named").to_owned();
     let exchange = sidecar.exchanges()[0].id.to_string();
-    for key in [json!({"session_id": "s-1"}), json!({"trajectory_id": id}), json!({"exchange_id": exchange})] {
+    for key in [json!({"session_id": "s-1"}), json!({"trajectory_id": id}), json!({"exchange_id": exchange})]
+    {
         let mut feedback = key;
         feedback["reward"] = json!(0.25);
         let (status, said) = give(&sidecar, feedback).await;

@@ -53,7 +53,8 @@ async fn a_running_stream_finishes_before_the_end() {
 
 #[tokio::test]
 async fn what_outlasts_the_grace_is_cut_and_recorded_as_interrupted() {
-    let script = vec![Piece::Send(STREAM_HEAD.to_vec()), Piece::Send(chunk(b"data: one\n\n")), Piece::UntilClosed];
+    let script =
+        vec![Piece::Send(STREAM_HEAD.to_vec()), Piece::Send(chunk(b"data: one\n\n")), Piece::UntilClosed];
     let upstream = Upstream::start(move |_| script.clone()).await;
     let mut sidecar =
         Sidecar::configured(&upstream.url(), |c| c.shutdown.grace = remora::config::Span::millis(100)).await;
@@ -73,7 +74,10 @@ async fn a_taken_port_is_named_with_what_to_do() {
     let mut config = config(dir.path());
     config.listen = taken.local_addr().expect("bound").to_string();
     let message = refused(&config).await.to_string();
-    assert!(message.contains(&config.listen) && message.contains("--listen") && !message.contains('\n'), "{message}");
+    assert!(
+        message.contains(&config.listen) && message.contains("--listen") && !message.contains('\n'),
+        "{message}"
+    );
 }
 
 #[tokio::test]

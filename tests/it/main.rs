@@ -1,6 +1,10 @@
 //! Integration tests: real sockets, a scripted upstream, the real proxy in process.
 
+#![expect(clippy::disallowed_methods, reason = "the scripted peers are no part of the program")]
+
+mod assembly;
 mod capture;
+mod command_line;
 mod feedback;
 mod harness;
 mod layering;

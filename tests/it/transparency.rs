@@ -1,6 +1,8 @@
 //! What the client sends is what the upstream gets, and back.
 
-use crate::harness::{Connection, Gate, LAST_CHUNK, Piece, STREAM_HEAD, Sidecar, Upstream, chunk, plain, until};
+use crate::harness::{
+    Connection, Gate, LAST_CHUNK, Piece, STREAM_HEAD, Sidecar, Upstream, chunk, plain, until,
+};
 
 #[tokio::test]
 async fn a_request_arrives_with_its_bytes_its_header_order_and_case() {
@@ -23,7 +25,8 @@ async fn a_request_arrives_with_its_bytes_its_header_order_and_case() {
 
 #[tokio::test]
 async fn an_answer_arrives_with_its_bytes_its_header_order_and_case() {
-    let raw = plain("418 Short And Stout", "X-TeA: 1\r\nX-Request-Id: abc\r\nDate: then\r\n", b"not json \xff\x00");
+    let raw =
+        plain("418 Short And Stout", "X-TeA: 1\r\nX-Request-Id: abc\r\nDate: then\r\n", b"not json \xff\x00");
     let upstream = Upstream::always(raw.clone()).await;
     let sidecar = Sidecar::start(&upstream.url()).await;
     let mut connection = Connection::open(&sidecar.proxy).await;
@@ -65,7 +68,10 @@ async fn a_stream_reaches_the_client_piece_by_piece() {
     let answer = connection.answer().await;
     assert!(answer.whole);
     assert_eq!(answer.body, b"data: one\n\ndata: two\n\n");
-    assert_eq!(sidecar.exchanges()[0].response.as_ref().expect("answered").body.bytes, "data: one\n\ndata: two\n\n");
+    assert_eq!(
+        sidecar.exchanges()[0].response.as_ref().expect("answered").body.bytes,
+        "data: one\n\ndata: two\n\n"
+    );
 }
 
 #[tokio::test]
@@ -79,13 +85,16 @@ async fn an_upload_streams_to_the_upstream_before_it_ends() {
     connection.send(LAST_CHUNK).await;
     assert_eq!(connection.answer().await.status, 200);
     let body = upstream.requests()[0].body.clone();
-    assert!(body.ends_with(LAST_CHUNK) && !upstream.requests()[0].head.to_lowercase().contains("content-length"));
+    assert!(
+        body.ends_with(LAST_CHUNK) && !upstream.requests()[0].head.to_lowercase().contains("content-length")
+    );
     assert_eq!(sidecar.exchanges()[0].request_body.bytes, "first second");
 }
 
 #[tokio::test]
 async fn a_client_that_goes_away_cancels_the_upstream() {
-    let script = vec![Piece::Send(STREAM_HEAD.to_vec()), Piece::Send(chunk(b"data: one\n\n")), Piece::UntilClosed];
+    let script =
+        vec![Piece::Send(STREAM_HEAD.to_vec()), Piece::Send(chunk(b"data: one\n\n")), Piece::UntilClosed];
     let upstream = Upstream::start(move |_| script.clone()).await;
     let sidecar = Sidecar::start(&upstream.url()).await;
     let mut connection = Connection::open(&sidecar.proxy).await;
@@ -136,8 +145,10 @@ async fn an_upstream_that_breaks_off_is_seen_as_a_break() {
 async fn a_slow_reader_holds_the_upstream_back() {
     const HUGE: usize = 256 << 20;
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {HUGE}\r\n\r\n").into_bytes();
-    let upstream = Upstream::start(move |_| vec![Piece::Send(head.clone()), Piece::Send(vec![b'x'; HUGE])]).await;
-    let sidecar = Sidecar::configured(&upstream.url(), |c| c.capture.max_body = bytesize::ByteSize::kib(64)).await;
+    let upstream =
+        Upstream::start(move |_| vec![Piece::Send(head.clone()), Piece::Send(vec![b'x'; HUGE])]).await;
+    let sidecar =
+        Sidecar::configured(&upstream.url(), |c| c.capture.max_body = bytesize::ByteSize::kib(64)).await;
     let mut connection = Connection::open(&sidecar.proxy).await;
     connection.post("/v1/files", "", b"").await;
     connection.read_until(b"xxx").await;
@@ -157,13 +168,18 @@ async fn a_slow_reader_holds_the_upstream_back() {
 #[tokio::test]
 async fn http2_clients_are_served_over_one_connection() {
     use http_body_util::{BodyExt, Full};
-    let upstream = Upstream::start(|r| vec![Piece::Send(plain("200 OK", "", r.head.lines().next().unwrap_or("").as_bytes()))]).await;
+    let upstream = Upstream::start(|r| {
+        vec![Piece::Send(plain("200 OK", "", r.head.lines().next().unwrap_or("").as_bytes()))]
+    })
+    .await;
     let sidecar = Sidecar::start(&upstream.url()).await;
     let client = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
         .http2_only(true)
         .build_http::<Full<bytes::Bytes>>();
     let sent = (0..20).map(|i| {
-        let request = http::Request::post(format!("{}/v1/n/{i}", sidecar.proxy)).body(Full::from("{}")).expect("a request");
+        let request = http::Request::post(format!("{}/v1/n/{i}", sidecar.proxy))
+            .body(Full::from("{}"))
+            .expect("a request");
         let client = client.clone();
         async move {
             let response = client.request(request).await.expect("an answer");

@@ -42,7 +42,11 @@ pub(super) async fn trajectory(State(site): State<Site>, Path(id): Path<String>,
     site.html(params, move |view| trajectory::page(view, &id)).await
 }
 
-pub(super) async fn trajectory_json(State(site): State<Site>, Path(id): Path<String>, params: Params) -> Response {
+pub(super) async fn trajectory_json(
+    State(site): State<Site>,
+    Path(id): Path<String>,
+    params: Params,
+) -> Response {
     site.json(params, move |view| trajectory::answer(view, &id)).await
 }
 

@@ -55,7 +55,11 @@ pub(super) struct AnsweredCall {
 }
 
 /// The messages of one page of a transcript.
-pub(super) fn messages(transcript: &Transcript, turned: &Turned, failing: Option<&FailingStep>) -> Vec<MessageView> {
+pub(super) fn messages(
+    transcript: &Transcript,
+    turned: &Turned,
+    failing: Option<&FailingStep>,
+) -> Vec<MessageView> {
     let shown = &transcript.messages[turned.range.clone()];
     let step_of: HashMap<usize, usize> =
         transcript.steps.iter().enumerate().filter_map(|(s, step)| Some((step.message?, s))).collect();

@@ -112,16 +112,23 @@ pub(super) fn page(view: &View<'_>) -> Result<TrajectoriesPage, PageError> {
     let Loaded { scopes, scope, filter, trajectories, next } = load(view)?;
     let params = view.params;
     let here = |changes: &[(&str, Option<&str>)]| params.link("/trajectories", changes);
-    let mut clusters: Vec<ClusterId> = trajectories.iter().filter_map(|t| t.cluster_id).chain(filter.cluster).collect();
+    let mut clusters: Vec<ClusterId> =
+        trajectories.iter().filter_map(|t| t.cluster_id).chain(filter.cluster).collect();
     clusters.sort_unstable();
     clusters.dedup();
     let titles = view.store.view_cluster_titles(&clusters)?;
-    let labels = [Label::Success, Label::Failure, Label::Partial, Label::Unknown]
-        .map(|l| Choice { value: l.to_string(), label: Text::of(l.as_str()), chosen: filter.label == Some(l) });
+    let labels = [Label::Success, Label::Failure, Label::Partial, Label::Unknown].map(|l| Choice {
+        value: l.to_string(),
+        label: Text::of(l.as_str()),
+        chosen: filter.label == Some(l),
+    });
     Ok(TrajectoriesPage {
         frame: Frame::scoped("Trajectories", Some(Section::Trajectories), params)
             .with_json(params.link("/api/trajectories", &[])),
-        filtered: scope.is_some() || filter.label.is_some() || filter.cluster.is_some() || filter.session.is_some(),
+        filtered: scope.is_some()
+            || filter.label.is_some()
+            || filter.cluster.is_some()
+            || filter.session.is_some(),
         scopes: scope_choices(&scopes, scope.as_ref()),
         labels: labels.into(),
         cluster: filter.cluster.map(|id| ClusterChip {
@@ -153,7 +160,9 @@ pub(super) fn row(t: &Trajectory, view: &View<'_>, titles: &HashMap<ClusterId, S
             (Text::line(s, 40), crate::dashboard::params::address("/trajectories", [("session", s)]))
         }),
         failing: failing.map(|f| (f.step, Text::line(&f.reason, 160))),
-        cluster: t.cluster_id.and_then(|id| Some((Text::line(titles.get(&id)?, 60), format!("/clusters/{id}")))),
+        cluster: t
+            .cluster_id
+            .and_then(|id| Some((Text::line(titles.get(&id)?, 60), format!("/clusters/{id}")))),
     }
 }
 

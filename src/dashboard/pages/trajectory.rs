@@ -31,7 +31,9 @@ pub(in crate::dashboard) struct TrajectoryPage {
     link: &'static str,
     link_confidence: String,
     link_means: &'static str,
+    app: Text,
     scope_href: String,
+    user: Option<Text>,
     failing: Option<FailingLink>,
     votes: Vec<VoteRow>,
     feedback: Vec<FeedbackRow>,
@@ -102,7 +104,11 @@ impl Turned {
     /// Where on the page, or on which page, a step is found.
     fn href(&self, trajectory: TrajectoryId, steps: &[Step], step: usize) -> String {
         let here = steps.get(step).and_then(|s| s.message).is_none_or(|m| self.range.contains(&m));
-        if here { format!("#step-{step}") } else { format!("/trajectories/{trajectory}?step={step}#step-{step}") }
+        if here {
+            format!("#step-{step}")
+        } else {
+            format!("/trajectories/{trajectory}?step={step}#step-{step}")
+        }
     }
 
     /// The steps that stand beside the messages of this page.
@@ -159,6 +165,8 @@ pub(super) fn page(view: &View<'_>, given: &str) -> Result<TrajectoryPage, PageE
         link: trajectory.link.as_str(),
         link_confidence: format!("{:.2}", trajectory.link_confidence),
         link_means: link_means(trajectory.link),
+        user: (!trajectory.scope.user.is_empty()).then(|| Text::line(&trajectory.scope.user, 80)),
+        app: Text::line(&app, 80),
         scope_href: crate::dashboard::params::address("/trajectories", [("scope", app.as_str())]),
         failing: failing.map(|f| FailingLink {
             step: f.step,

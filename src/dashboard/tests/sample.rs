@@ -4,11 +4,8 @@ use std::time::Duration;
 
 use rusqlite::{Transaction, params};
 
-use crate::model::{
-    ClusterId, Ended, ExchangeId, Message, Micros, NightId, NightReport, Role, Scope, Signature, Step, Tool, ToolCall,
-    Trajectory, TrajectoryId, Transcript, Usage,
-};
-use crate::store::{Store, StoreError};
+use crate::model::{ClusterId, Micros, NightId, NightReport, Signature, TrajectoryId};
+use crate::store::Store;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -20,7 +17,8 @@ pub(super) struct Filled {
 }
 
 /// A failure that many trajectories share: title, class, tool, masked text, state, members, reason.
-type Kind = (&'static str, &'static str, Option<&'static str>, &'static str, &'static str, usize, &'static str);
+type Kind =
+    (&'static str, &'static str, Option<&'static str>, &'static str, &'static str, usize, &'static str);
 
 const KINDS: [Kind; 5] = [
     (
@@ -59,7 +57,15 @@ const KINDS: [Kind; 5] = [
         6,
         "The same call was made five times in a row",
     ),
-    ("Answer cut off at the token limit", "truncation", None, "finish_reason ‹quoted›", "muted", 3, "The answer was cut off"),
+    (
+        "Answer cut off at the token limit",
+        "truncation",
+        None,
+        "finish_reason ‹quoted›",
+        "muted",
+        3,
+        "The answer was cut off",
+    ),
 ];
 
 const TASKS: [&str; 6] = [
@@ -86,22 +92,40 @@ pub(super) fn fill(store: &Store, now: Micros, say: &dyn Fn(&str) -> String) -> 
                 let mut members = Vec::new();
                 for m in 0..kind.5 {
                     // More of them lately for the first kind, long ago for the closed one.
-                    let hours = (m * m * 29 / kind.5 + m * 3 + k * 7 + 2) as u32 + if kind.4 == "closed" { 260 } else { 0 };
+                    let hours = (m * m * 29 / kind.5 + m * 3 + k * 7 + 2) as u32
+                        + if kind.4 == "closed" { 260 } else { 0 };
                     let at = now.minus(HOUR * hours);
                     let step = kind.2.map(|_| (1 + m % 3, kind.6));
-                    members.push(trajectory(tx, at, TASKS[(k + m) % 3], ("failure", 0.08), Some(id), step, None, say)?);
+                    members.push(trajectory(
+                        tx,
+                        at,
+                        TASKS[(k + m) % 3],
+                        ("failure", 0.08),
+                        Some(id),
+                        step,
+                        None,
+                        say,
+                    )?);
                 }
                 exemplars(tx, id, &members)?;
                 lessons(tx, k, id, &filled.nights, &members, say)?;
                 filled.trajectories.extend(members);
             }
             for m in 0..74 {
-                let label = match m % 9 { 0 => ("unknown", 0.52), 1 => ("failure", 0.2), _ => ("success", 0.93) };
+                let label = match m % 9 {
+                    0 => ("unknown", 0.52),
+                    1 => ("failure", 0.2),
+                    _ => ("success", 0.93),
+                };
                 let at = now.minus(HOUR * (m as u32 * 5 + 1));
                 filled.trajectories.push(trajectory(tx, at, TASKS[m % 6], label, None, None, None, say)?);
             }
             for (minutes, session, task) in [
-                (4, "refund-7741", "Refund for order #A-10482, please. The left ear cup makes no sound any more."),
+                (
+                    4,
+                    "refund-7741",
+                    "Refund for order #A-10482, please. The left ear cup makes no sound any more.",
+                ),
                 (9, "ugly-0001", "Wie ändere ich die Lieferadresse? 📦 Danke!"),
                 (15, "long-1000", "Go through all open tickets and close what is done."),
                 (25, "errors-12", "Is the shop down? Nothing loads."),
@@ -111,7 +135,16 @@ pub(super) fn fill(store: &Store, now: Micros, say: &dyn Fn(&str) -> String) -> 
                 let cluster = (session == "refund-7741").then_some(filled.clusters[0]);
                 let at = now.minus(Duration::from_secs(minutes * 60));
                 let label = if failing.is_some() { ("failure", 0.04) } else { ("unknown", 0.5) };
-                filled.trajectories.push(trajectory(tx, at, task, label, cluster, failing, Some(session), say)?);
+                filled.trajectories.push(trajectory(
+                    tx,
+                    at,
+                    task,
+                    label,
+                    cluster,
+                    failing,
+                    Some(session),
+                    say,
+                )?);
             }
             Ok(())
         })
@@ -119,7 +152,12 @@ pub(super) fn fill(store: &Store, now: Micros, say: &dyn Fn(&str) -> String) -> 
     filled
 }
 
-fn night(tx: &Transaction<'_>, at: Micros, i: u64, say: &dyn Fn(&str) -> String) -> rusqlite::Result<NightId> {
+fn night(
+    tx: &Transaction<'_>,
+    at: Micros,
+    i: u64,
+    say: &dyn Fn(&str) -> String,
+) -> rusqlite::Result<NightId> {
     let id = NightId::new();
     let quiet = i == 2;
     let report = NightReport {
@@ -136,12 +174,18 @@ fn night(tx: &Transaction<'_>, at: Micros, i: u64, say: &dyn Fn(&str) -> String)
             Vec::new()
         } else {
             vec![
-                (say("Always greet the customer by name."), say("successes do it no more often than failures: 14 of 40 against 9 of 26")),
-                (say("Call search_articles before answering."), say("contradicts ln_5d2f80c1aa34, which has more support")),
+                (
+                    say("Always greet the customer by name."),
+                    say("successes do it no more often than failures: 14 of 40 against 9 of 26"),
+                ),
+                (
+                    say("Call search_articles before answering."),
+                    say("contradicts ln_5d2f80c1aa34, which has more support"),
+                ),
             ]
         },
         seconds: 12.4,
-        nothing_new: false,
+        nothing_new: quiet,
     };
     let failed = i == 4;
     tx.execute(
@@ -152,7 +196,13 @@ fn night(tx: &Transaction<'_>, at: Micros, i: u64, say: &dyn Fn(&str) -> String)
             say("support-desk"),
             at.0,
             (i != 0).then(|| at.plus(Duration::from_millis(12_400)).0),
-            if i == 0 { "draft" } else if failed { "failed" } else { "done" },
+            if i == 0 {
+                "draft"
+            } else if failed {
+                "failed"
+            } else {
+                "done"
+            },
             4000 - i as i64 * 300,
             serde_json::to_string(&report).expect("a report is JSON"),
             (!quiet && !failed && i != 0).then(|| say("3f2a9c1be07d4455a9e0c2d1f6b8a7c3d2e1f0ab")),
@@ -162,7 +212,13 @@ fn night(tx: &Transaction<'_>, at: Micros, i: u64, say: &dyn Fn(&str) -> String)
     Ok(id)
 }
 
-fn cluster(tx: &Transaction<'_>, id: ClusterId, kind: &Kind, now: Micros, say: &dyn Fn(&str) -> String) -> rusqlite::Result<()> {
+fn cluster(
+    tx: &Transaction<'_>,
+    id: ClusterId,
+    kind: &Kind,
+    now: Micros,
+    say: &dyn Fn(&str) -> String,
+) -> rusqlite::Result<()> {
     let signature = Signature {
         class: say(kind.1),
         tool: kind.2.map(say),
@@ -202,11 +258,35 @@ fn lessons(
     say: &dyn Fn(&str) -> String,
 ) -> rusqlite::Result<()> {
     const LESSONS: [(usize, &str, &str, &str, &str); 5] = [
-        (0, "rule", "active", "Pass order numbers to lookup_order without the leading #: A-10482, not #A-10482.", "21 of 23 failures kept the #, 2 of 61 successes did (p < 0.001)"),
-        (0, "pitfall", "watch", "After \"order not found\", asking the customer for the number again does not help.", "9 of 23 failures did, 3 of 61 successes"),
-        (1, "correction", "active", "Check the delivery date with lookup_order before promising a refund; after 30 days offer a repair.", "4 users said so"),
+        (
+            0,
+            "rule",
+            "active",
+            "Pass order numbers to lookup_order without the leading #: A-10482, not #A-10482.",
+            "21 of 23 failures kept the #, 2 of 61 successes did (p < 0.001)",
+        ),
+        (
+            0,
+            "pitfall",
+            "watch",
+            "After \"order not found\", asking the customer for the number again does not help.",
+            "9 of 23 failures did, 3 of 61 successes",
+        ),
+        (
+            1,
+            "correction",
+            "active",
+            "Check the delivery date with lookup_order before promising a refund; after 30 days offer a repair.",
+            "4 users said so",
+        ),
         (1, "rule", "retired", "Never promise refunds.", "replaced after 2 nights without uplift"),
-        (2, "rule", "active", "Write slot as 2026-11-21T15:30:00+01:00: ISO 8601 with the offset.", "9 of 9 failures wrote words, 0 of 33 successes"),
+        (
+            2,
+            "rule",
+            "active",
+            "Write slot as 2026-11-21T15:30:00+01:00: ISO 8601 with the offset.",
+            "9 of 9 failures wrote words, 0 of 33 successes",
+        ),
     ];
     for (i, (_, kind, state, text, support)) in LESSONS.iter().enumerate().filter(|(_, l)| l.0 == k) {
         tx.execute(
@@ -241,7 +321,7 @@ fn trajectory(
     say: &dyn Fn(&str) -> String,
 ) -> rusqlite::Result<TrajectoryId> {
     let id = TrajectoryId::new();
-    let billing = label == "success" && task.len() % 5 == 0;
+    let billing = label == "success" && task.len().is_multiple_of(2);
     tx.execute(
         "INSERT INTO trajectory (id, tenant, app, user, session_id, link, link_confidence, started, ended, exchanges, model, \
          task, last_seq, revision, assessed, p_success, label, failing_step, failing_reason, cluster_id) \
@@ -266,8 +346,21 @@ fn trajectory(
     let vote = "INSERT INTO vote (trajectory_id, source, value, confidence, step, evidence) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
     if let Some((step, reason)) = failing {
         tx.execute(vote, params![id.as_bytes(), "tool_error", 0.0, 0.86, step as i64, say(reason)])?;
-        tx.execute(vote, params![id.as_bytes(), format!("feedback:{}", say("zendesk")), 0.0, 0.98, None::<i64>, say("label failure")])?;
-        tx.execute(vote, params![id.as_bytes(), "acknowledgement", 1.0, 0.61, 2, say("The user says thanks")])?;
+        tx.execute(
+            vote,
+            params![
+                id.as_bytes(),
+                format!("feedback:{}", say("zendesk")),
+                0.0,
+                0.98,
+                None::<i64>,
+                say("label failure")
+            ],
+        )?;
+        tx.execute(
+            vote,
+            params![id.as_bytes(), "acknowledgement", 1.0, 0.61, 2, say("The user says thanks")],
+        )?;
         tx.execute(
             "INSERT INTO feedback (trajectory_id, label, reward, correction, comment, source, given) \
              VALUES (?1, 'failure', 0.0, ?2, ?3, ?4, ?5)",
@@ -281,151 +374,4 @@ fn trajectory(
         )?;
     }
     Ok(id)
-}
-
-/// Transcripts of the sessions above; none for the others, as if their bodies were no longer kept.
-pub(super) fn transcript(store: &Store, id: TrajectoryId) -> Result<Option<Transcript>, StoreError> {
-    let Some(t) = store.trajectory(id)? else { return Ok(None) };
-    Ok(match t.session_id.as_deref() {
-        Some("refund-7741") => Some(refund(&t)),
-        Some("ugly-0001") => Some(ugly(&t)),
-        Some("long-1000") => Some(long(&t)),
-        Some("errors-12") => Some(errors(&t)),
-        Some("gone-3") => None,
-        _ => Some(refund(&t)),
-    })
-}
-
-/// A transcript whose every text is the trajectory's task.
-pub(super) fn echo(store: &Store, id: TrajectoryId) -> Result<Option<Transcript>, StoreError> {
-    let Some(t) = store.trajectory(id)? else { return Ok(None) };
-    let text = || t.task.clone();
-    let mut transcript = refund(&t);
-    for m in &mut transcript.messages {
-        m.text = text();
-        m.name = Some(text());
-        m.refusal = Some(text());
-        m.reasoning = Some(text());
-        m.tool_call_id = m.tool_call_id.as_ref().map(|_| text());
-        for c in &mut m.tool_calls {
-            *c = ToolCall { id: text(), name: text(), arguments: text() };
-        }
-    }
-    for s in &mut transcript.steps {
-        (s.model, s.finish_reason) = (Some(text()), Some(text()));
-    }
-    for tool in &mut transcript.tools {
-        tool.name = text();
-    }
-    Ok(Some(transcript))
-}
-
-fn say(role: Role, text: &str) -> Message {
-    Message { role, text: text.into(), ..Message::default() }
-}
-
-fn call(id: &str, name: &str, arguments: &str) -> Message {
-    let tool_calls = vec![ToolCall { id: id.into(), name: name.into(), arguments: arguments.into() }];
-    Message { role: Role::Assistant, tool_calls, ..Message::default() }
-}
-
-fn result(id: &str, text: &str) -> Message {
-    Message { role: Role::Tool, text: text.into(), tool_call_id: Some(id.into()), ..Message::default() }
-}
-
-/// A step for each assistant message, one after the other with pauses.
-fn with_steps(t: &Trajectory, messages: Vec<Message>) -> Transcript {
-    let mut at = t.started;
-    let mut steps = Vec::new();
-    for (i, _) in messages.iter().enumerate().filter(|(_, m)| m.role == Role::Assistant) {
-        let duration = Duration::from_millis(600 + (i as u64 * 733) % 2900);
-        steps.push(Step {
-            exchange: ExchangeId::new(),
-            response_id: None,
-            message: Some(i),
-            status: Some(200),
-            ended: Ended::Complete,
-            finish_reason: Some(if messages[i].tool_calls.is_empty() { "stop" } else { "tool_calls" }.into()),
-            model: Some("gpt-4o-mini-2024-07-18".into()),
-            usage: Some(Usage {
-                input_tokens: Some(1180 + i as u64 * 141),
-                output_tokens: Some(24 + (i as u64 * 37) % 220),
-                ..Usage::default()
-            }),
-            started: at,
-            duration,
-            time_to_first_byte: Some(duration / 3),
-        });
-        let pause = if messages.get(i + 1).is_some_and(|m| m.role == Role::User) { 1000 * 60 * 47 } else { 180 };
-        at = at.plus(duration + Duration::from_millis(pause));
-    }
-    let tools = ["lookup_order", "issue_refund", "book_callback", "search_articles"];
-    Transcript {
-        trajectory: t.id,
-        scope: Scope::default(),
-        messages,
-        steps,
-        tools: tools.map(|n| Tool { name: n.into(), description: String::new(), parameters: serde_json::Value::Null }).into(),
-        output_schema: None,
-    }
-}
-
-fn refund(t: &Trajectory) -> Transcript {
-    let policy = "You are the support agent of Acme Audio. Be short and kind.\n\n# Orders\n- Order numbers look like A-10482.\n- \
-        Look an order up before you promise anything.\n\n# Refunds\n- Within 30 days of delivery.\n- After that: repair.\n";
-    with_steps(t, vec![
-        say(Role::System, &policy.repeat(5)),
-        say(Role::User, &t.task),
-        Message {
-            text: "Let me look that up.".into(),
-            reasoning: Some("The customer gives the order number. I call lookup_order with it.".into()),
-            ..call("call_9fK2", "lookup_order", r##"{"order_id":"#A-10482","include":["items","shipments"]}"##)
-        },
-        Message { tool_failed: true, ..result("call_9fK2", r##"{"error":{"code":"not_found","message":"order #A-10482 not found. Order numbers have the form A-NNNNN"}}"##) },
-        call("call_9fK3", "lookup_order", r##"{"order_id":"#A-10482"}"##),
-        Message { tool_failed: true, ..result("call_9fK3", r##"{"error":{"code":"not_found","message":"order #A-10482 not found. Order numbers have the form A-NNNNN"}}"##) },
-        say(Role::Assistant, "I am sorry, I cannot find an order with that number. Could you check it again, please?"),
-        say(Role::User, "It is #A-10482, it says so in your own e-mail!"),
-        say(Role::Assistant, "Thank you. Unfortunately there is no such order in our system."),
-        say(Role::User, "Thanks for nothing."),
-    ])
-}
-
-fn ugly(t: &Trajectory) -> Transcript {
-    let items: Vec<_> = (0..60)
-        .map(|i| serde_json::json!({"sku": format!("HP-{i:04}"), "qty": i % 3 + 1, "price": 19.99, "tags": ["audio", "größe-ä"], "meta": {}}))
-        .collect();
-    with_steps(t, vec![
-        say(Role::System, "Antworte höflich."),
-        say(Role::User, "Wie ändere ich die Lieferadresse? 📦 👩\u{200d}💻 مرحبا بالعالم \u{202e}drow neddih\u{202c} and \u{1b}[31mred\u{1b}[0m, tag\u{e0041}\u{e0042}s, zero\u{200b}width"),
-        Message { name: Some("planner".into()), ..call("c1", "search_articles", &serde_json::json!({"q": "Lieferadresse", "filters": {"lang": "de", "items": items}}).to_string()) },
-        result("c1", "| Artikel | Titel | Stand |\n|---------|---------------------------|------------|\n| 118     | Lieferadresse ändern      | 2026-03-01 |\n| 1204    | 住所を変更する            | 2025-11-30 |\n"),
-        call("c2", "update_address", "{\"street\": \"Hauptstraße 5\", \"zip\": 0412"),
-        result("c2", "Traceback (most recent call last):\n  File \"/srv/app/tools.py\", line 118, in update_address\n    raise ValueError(\"zip\")\nValueError: <script>alert('zip')</script> & \"quotes\""),
-        say(Role::Assistant, "So geht es:\n\n```python\nfor order in orders:\n    if order.open:\n        order.address = new\n```\n\n| Schritt | Was |\n|---|---|\n| 1 | Konto → Adressen |\n| 2 | **Speichern** |\n"),
-        say(Role::User, &"averylongwordwithoutanyspaces".repeat(40)),
-        Message { refusal: Some("I cannot help with that.".into()), ..say(Role::Assistant, "") },
-    ])
-}
-
-fn long(t: &Trajectory) -> Transcript {
-    let mut messages = vec![say(Role::System, "You triage tickets."), say(Role::User, &t.task)];
-    for i in 0..333 {
-        messages.push(call(&format!("c{i}"), "close_ticket", &format!("{{\"ticket\":{i}}}")));
-        messages.push(result(&format!("c{i}"), if i == 2 { "log line with some words in it\n" } else { "{\"ok\":true}" }));
-        messages.push(say(Role::User, "next"));
-    }
-    messages[9].text = "0123456789abcdef log line\n".repeat(40_000);
-    with_steps(t, messages)
-}
-
-fn errors(t: &Trajectory) -> Transcript {
-    let mut transcript = with_steps(t, vec![say(Role::User, &t.task), say(Role::Assistant, ""), say(Role::Assistant, "No, all is well.")]);
-    let first = transcript.steps[0].clone();
-    let failed = |ended, status| Step { message: None, status, ended, usage: None, time_to_first_byte: None, ..first.clone() };
-    transcript.steps[0] = failed(Ended::Complete, Some(503));
-    transcript.steps.insert(1, failed(Ended::ClientCancelled, Some(200)));
-    transcript.messages.remove(1);
-    transcript.steps[2].message = Some(1);
-    transcript
 }

@@ -13,6 +13,8 @@ const THANKS: f64 = 0.6;
 /// Says that it worked.
 const WORKS: f64 = 0.7;
 const CONFIRMED: f64 = 0.6;
+/// Thanks in advance, with consent to what the model proposed; or a tool that only says that it ran.
+const HALF_SAID: f64 = 0.55;
 
 static THANKED: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r"(?i)\b(?:thanks|thank you|thx|much appreciated|i appreciate (?:it|your|the))\b")
@@ -28,10 +30,17 @@ static BUT: LazyLock<Regex> = LazyLock::new(|| {
         .expect("the pattern is valid")
 });
 
-/// Thanks in advance: what is asked for is still to be done.
+/// A further request: thanks for it are none for what was done.
 static ASKS: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"(?i)\?|\bplease\b|^\W*(?:yes|yeah|yep|sure|go ahead|i confirm|confirmed)\b|\b(?:can|could|would|will) you\b|\bi (?:want|need|(?:would|'d|’d) like)\b")
+    Regex::new(r"(?i)\?|\b(?:can|could|would|will) you\b|\bi (?:also )?(?:want|need|(?:would|'d|’d) like)\b")
         .expect("the pattern is valid")
+});
+static CONSENTS: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"(?i)\bplease\b|^\W*(?:yes|yeah|yep|sure|go ahead|i confirm|confirmed)\b")
+        .expect("the pattern is valid")
+});
+static RAN: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"(?i)\bno output\b|\bexecut(?:ed|ion)\b|\bran\b").expect("the pattern is valid")
 });
 
 /// Whether a user message says thanks, or that it worked, and nothing against it.
@@ -48,12 +57,17 @@ pub(super) fn vote(t: &Transcript, results: &[ToolResult<'_>]) -> Option<Vote> {
         && !handed_over(t)
         && let Some(step) = step_at(t, index)
     {
-        let confidence = if WORKED.is_match(&m.text) { WORKS } else { THANKS };
+        let confidence = match (CONSENTS.is_match(&m.text), WORKED.is_match(&m.text)) {
+            (true, _) => HALF_SAID,
+            (false, true) => WORKS,
+            (false, false) => THANKS,
+        };
         return Some(cast(confidence, Some(step), format!("The user is content: {}", quote(&m.text))));
     }
     let last = results.last().filter(|r| confirms(r))?;
     let evidence = format!("The last tool confirms: {}", quote(last.text));
-    Some(cast(CONFIRMED, last.step, evidence))
+    let confidence = if RAN.is_match(last.text) { HALF_SAID } else { CONFIRMED };
+    Some(cast(confidence, last.step, evidence))
 }
 
 /// Longer messages are new tasks that end in thanks.
@@ -122,6 +136,7 @@ mod tests {
             ("Great, thank you so much.", THANKS),
             ("That works.", WORKS),
             ("Perfect", WORKS),
+            ("Yes, do it. Thank you!", HALF_SAID),
         ] {
             let v = said(text).unwrap_or_else(|| panic!("{text}"));
             assert_eq!((v.value, v.confidence, v.step), (1.0, confidence, Some(0)), "{text}");
@@ -136,6 +151,7 @@ mod tests {
             "No, thank you.",
             "Does that work?",
             "Next: the tests",
+            "Thanks. I also need a taxi.",
         ] {
             assert_eq!(said(text), None, "{text}");
         }
@@ -166,6 +182,12 @@ mod tests {
         ] {
             assert_eq!(vote_on(Script::new().call("f", "{}").result(text)).expect(text).value, 1.0);
         }
+    }
+
+    #[test]
+    fn a_tool_that_only_ran_confirms_little() {
+        let s = Script::new().call("f", "{}").result("[Executed Successfully with No Output]");
+        assert_eq!(vote_on(s).expect("a vote").confidence, HALF_SAID);
     }
 
     #[test]

@@ -40,8 +40,9 @@ static COMPLAINTS: LazyLock<RegexSet> = LazyLock::new(|| {
 });
 
 /// A bare no. It may answer a question of the assistant's, and it may be polite.
-static NO: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"(?i)^\W*(?:no|nope|wrong)\b[,.!;\s–—-]+\w").expect("the pattern is valid"));
+static NO: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"(?i)^\W*(?:(?:no|nope)\b\s*[,.!;–—-]|wrong\b)[,.!;\s–—-]*\w").expect("the pattern is valid")
+});
 static POLITE_NO: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r"(?i)^\W*(?:no|nope)\b\W+(?:thank|thx|problem|worries|need\b|rush|that(?:'s|’s| is| will be|'ll be| should be)? (?:all|it|fine|ok|everything|correct|right|good|great)|nothing|i(?:'m|’m| am) (?:good|fine|all|done|ok)|i(?:'ve|’ve| have)? (?:don(?:'|’)t|do not|no|got|think|have)|it(?:'s|’s| is) (?:fine|ok|good|all)|everything|further|more|other|go ahead|all (?:good|set))")
         .expect("the pattern is valid")
@@ -184,6 +185,7 @@ mod tests {
             "No, that's fine.",
             "No. I don't need anything else.",
             "No problem.",
+            "No longer needed, cancel it.",
             "Yes, that is correct.",
             "Is it wrong to ask for more?",
             "My brother said hello.",

@@ -2,10 +2,9 @@
 
 use std::collections::HashMap;
 
-use serde_json::Value;
-
 use super::observe::{ToolResult, quote, step_at};
 use crate::model::{Role, Transcript, Vote, VoteSource};
+use crate::wire::canonical_json;
 
 /// So many times the same is a circle; twice is often a retry.
 const TIMES: usize = 3;
@@ -49,17 +48,6 @@ pub(super) fn vote(t: &Transcript, results: &[ToolResult<'_>]) -> Option<Vote> {
 
 fn cast(step: Option<usize>, evidence: String) -> Vote {
     Vote { source: VoteSource::RepeatedCall, value: 0.0, confidence: CONFIDENCE, step, evidence }
-}
-
-/// JSON with sorted keys and no spaces; a text that is no JSON as it is.
-fn canonical_json(text: &str) -> String {
-    match serde_json::from_str::<Value>(text) {
-        Ok(mut value) => {
-            value.sort_all_objects();
-            value.to_string()
-        }
-        Err(_) => text.trim().to_owned(),
-    }
 }
 
 #[cfg(test)]

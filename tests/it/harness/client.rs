@@ -14,8 +14,6 @@ pub struct Connection {
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
-    /// Status line and headers, without the empty line.
-    pub head: String,
     /// Chunks taken out of their framing.
     pub body: Vec<u8>,
     /// Whether the body ended as its framing promised.
@@ -34,7 +32,10 @@ impl Connection {
 
     /// A POST with a length.
     pub async fn post(&mut self, path: &str, headers: &str, body: &[u8]) {
-        let head = format!("POST {path} HTTP/1.1\r\nHost: remora\r\n{headers}Content-Length: {}\r\n\r\n", body.len());
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: remora\r\n{headers}Content-Length: {}\r\n\r\n",
+            body.len()
+        );
         self.send(head.as_bytes()).await;
         self.send(body).await;
     }
@@ -45,7 +46,9 @@ impl Connection {
         while !found(&self.buffer) {
             let text = String::from_utf8_lossy(&self.buffer).into_owned();
             let n = timeout(PATIENCE, self.stream.read_buf(&mut self.buffer)).await;
-            let n = n.unwrap_or_else(|_| panic!("{:?} never came; so far {text:?}", String::from_utf8_lossy(needle)));
+            let n = n.unwrap_or_else(|_| {
+                panic!("{:?} never came; so far {text:?}", String::from_utf8_lossy(needle))
+            });
             assert_ne!(n.expect("the connection can be read"), 0, "the connection closed after {text:?}");
         }
         self.buffer.clone()
@@ -59,8 +62,9 @@ impl Connection {
         self.buffer.drain(..end + 4);
         let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status line");
         let field = |name: &str| {
-            head.lines()
-                .find_map(|l| l.split_once(':').filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.trim()))
+            head.lines().find_map(|l| {
+                l.split_once(':').filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.trim())
+            })
         };
         let (body, whole) = if field("transfer-encoding").is_some() {
             self.chunks().await
@@ -71,12 +75,7 @@ impl Connection {
             let n = length.min(self.buffer.len());
             (self.buffer.drain(..n).collect(), whole)
         };
-        Answer { status, head, body, whole }
-    }
-
-    /// Whether the proxy has closed the connection, with nothing left to read.
-    pub async fn closed(&mut self) -> bool {
-        self.buffer.is_empty() && !self.more().await
+        Answer { status, body, whole }
     }
 
     async fn more(&mut self) -> bool {

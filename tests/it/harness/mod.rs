@@ -6,7 +6,7 @@ mod upstream;
 
 pub use client::{Answer, Connection};
 pub use sidecar::Sidecar;
-pub use upstream::{Gate, Piece, Request, Upstream};
+pub use upstream::{Gate, Piece, Upstream};
 
 use std::time::Duration;
 
@@ -27,7 +27,8 @@ pub async fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
 
 /// An HTTP/1.1 response with a length.
 pub fn plain(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
-    let mut bytes = format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\n\r\n", body.len()).into_bytes();
+    let mut bytes =
+        format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\n\r\n", body.len()).into_bytes();
     bytes.extend_from_slice(body);
     bytes
 }

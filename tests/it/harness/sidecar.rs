@@ -65,7 +65,8 @@ impl Sidecar {
     /// The value of a metric line that begins with `name`.
     pub async fn metric(&self, name: &str) -> f64 {
         let page = String::from_utf8(self.page("/metrics").await.body).expect("metrics are text");
-        let line = page.lines().find(|l| l.starts_with(name)).unwrap_or_else(|| panic!("no {name} in\n{page}"));
+        let line =
+            page.lines().find(|l| l.starts_with(name)).unwrap_or_else(|| panic!("no {name} in\n{page}"));
         line.rsplit(' ').next().and_then(|v| v.parse().ok()).expect("a number ends the line")
     }
 
