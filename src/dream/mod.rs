@@ -29,6 +29,7 @@ mod near;
 mod night;
 mod random;
 mod recovery;
+mod report;
 mod select;
 mod signature;
 mod title;

@@ -7,16 +7,17 @@ use super::draft::{Ground, draft};
 use super::features;
 use super::identity::{Known, place};
 use super::ledger::{Past, settle};
+use super::report::{diary, message, printable};
 use super::select::{Selection, select};
 use crate::config::{self, Review};
-use crate::model::{self, Cluster, LessonState, Micros, NightId, NightPhase, Scope, Signature, TrajectoryId};
+use crate::model::{self, LessonState, Micros, NightId, NightPhase, Scope, TrajectoryId};
 use crate::search::Embedder;
 use crate::skills::{DiaryEntry, OwnerDecision, Publication, Repo, owner_decisions, publish};
 use crate::store::{Begun, Store};
 use crate::{outcome, trajectory};
 
-/// How long a night is believed alive without a word from it. It says one at least every half of that while it reads,
-/// and every later step is shorter.
+/// How long a night is believed alive without a word from it. It says one every quarter of that while it reads and
+/// embeds; clustering the most failures that a night looks at takes a small part of it.
 const LEASE: Duration = Duration::from_secs(180);
 /// Refused lessons kept in a report.
 const REJECTED: usize = 50;
@@ -62,8 +63,8 @@ pub fn run_all(
 }
 
 impl<'a> Night<'a> {
-    /// Runs a scope's night from where it is to its end: a new one, or one that was killed. Without new outcomes it
-    /// ends at once, with `report.nothing_new`.
+    /// Runs a scope's night from where it is to its end: a new one, or one that was killed. Outcomes are taken as they
+    /// are; without new ones it ends at once, with `report.nothing_new`.
     ///
     /// # Errors
     /// [`DreamError::Running`] while another process is at it. After any other error the night counts as failed, and
@@ -219,10 +220,14 @@ impl<'a> Night<'a> {
         let scope = self.night.scope.clone();
         let failures: Vec<&Case> = selection.cases.iter().filter(|c| c.failed).collect();
         let total = failures.len() as u64;
-        let rows = features::features(&failures, self.embedder, &mut |done| {
-            progress(NightPhase::Cluster, done, total)
+        let (embedder, mut late) = (self.embedder, Ok(()));
+        let rows = features::features(&failures, embedder, &mut |done| {
+            progress(NightPhase::Cluster, done, total);
+            if late.is_ok() {
+                late = self.stay_alive();
+            }
         })?;
-        self.stay_alive()?;
+        late?;
         let space = features::space(self.embedder);
         let spaces = self.store.cluster_spaces(&scope)?;
         let known = Known {
@@ -367,58 +372,4 @@ impl<'a> Night<'a> {
         self.night.report.seconds = self.began.elapsed().as_secs_f64();
         Ok(self.store.keep_night(&self.night)?)
     }
-}
-
-/// What the diary says beyond the counts: titles and lessons that passed, nothing that the gate refused.
-fn diary(night: &model::Night, lessons: &[model::Lesson], clusters: &[Cluster]) -> Vec<String> {
-    let mine = lessons.iter().filter(|l| l.night == night.id && l.state != LessonState::Retired);
-    let new = clusters.iter().filter(|c| c.born == night.started && c.size > 0);
-    new.map(|c| format!("New cluster of {}: {} ({})", c.size, c.title, c.id))
-        .chain(mine.map(|l| format!("New {} in `{}`: {}", name(l), l.file, l.text)))
-        .take(40)
-        .collect()
-}
-
-fn name(lesson: &model::Lesson) -> String {
-    match lesson.state {
-        LessonState::Active => lesson.kind.to_string(),
-        state => format!("{} ({state})", lesson.kind),
-    }
-}
-
-/// A cluster's title as it may stand in files. It comes from masked traces: what the gate would refuse in a lesson
-/// gives way to a title without the error's text.
-fn printable(cluster: &Cluster) -> String {
-    let nobody = [TrajectoryId::from_bytes([0; 16]), TrajectoryId::from_bytes([1; 16])];
-    if super::gate::fit_to_print(&cluster.title, &nobody).is_ok() {
-        return cluster.title.clone();
-    }
-    super::title::title(&Signature { text: String::new(), ..cluster.signature.clone() }, &[])
-}
-
-/// The commit's message: which clusters, how much evidence, what the gate said.
-fn message(night: &model::Night, lessons: &[model::Lesson], clusters: &[Cluster]) -> String {
-    let r = &night.report;
-    let mut out = format!(
-        "Night of {}: {} new lessons, {} in all\n\n{} failures in {} clusters, {} successes; the gate refused {}.\n",
-        night.started.day(),
-        r.lessons_new,
-        r.lessons_total,
-        r.failures,
-        r.clusters_total,
-        r.successes,
-        r.rejected.len()
-    );
-    for lesson in lessons.iter().filter(|l| l.night == night.id && l.state != LessonState::Retired) {
-        let cluster = lesson.cluster.and_then(|id| clusters.iter().find(|c| c.id == id));
-        let cluster = cluster.map(|c| format!(", {} of {}", c.id, c.size)).unwrap_or_default();
-        out += &format!(
-            "\n{} {} from {} trajectories{cluster}: {}",
-            lesson.id,
-            name(lesson),
-            lesson.evidence.len(),
-            lesson.support
-        );
-    }
-    out
 }

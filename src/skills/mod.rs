@@ -8,6 +8,7 @@
 //! and what they took out does not come back. Files are replaced whole, never half. The repository has no remote and
 //! no hooks; nobody's git configuration is read for names or changed.
 
+mod commit;
 mod diary;
 mod document;
 mod error;

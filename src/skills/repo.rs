@@ -1,12 +1,11 @@
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use git2::{
-    Commit, DiffFormat, DiffOptions, IndexAddOption, IndexEntry, IndexTime, ObjectType, Oid, Repository,
-};
-use git2::{RepositoryInitOptions, Signature, Sort, Time, Tree};
+use git2::{Commit, DiffFormat, DiffOptions, IndexAddOption, IndexEntry, ObjectType, Oid, Repository};
+use git2::{RepositoryInitOptions, Sort, Tree};
 
 use super::SkillsError;
+use super::commit::{Author, EMAIL, index_entry, stage};
 use crate::model::{Micros, NightId};
 
 /// A file's new content, or none to delete it; by path inside the repository.
@@ -32,7 +31,6 @@ pub struct Repo {
     path: PathBuf,
 }
 
-const EMAIL: &str = "remora@localhost";
 /// Before a night's files are written, what they will be; so that a killed night's files are not taken for the owner's.
 const PLAN: &str = "remora-plan.json";
 
@@ -354,23 +352,6 @@ impl Repo {
     }
 }
 
-#[derive(Clone, Copy)]
-enum Author {
-    Remora,
-    /// What people changed; nights respect it.
-    Owner,
-}
-
-impl Author {
-    fn signature(self, when: Micros) -> Result<Signature<'static>, git2::Error> {
-        let time = Time::new(when.0.div_euclid(1_000_000), 0);
-        match self {
-            Self::Remora => Signature::new("Remora", EMAIL, &time),
-            Self::Owner => Signature::new("Owner", "owner@localhost", &time),
-        }
-    }
-}
-
 fn entry(commit: &Commit<'_>) -> Entry {
     let message = commit.message().unwrap_or_default().to_owned();
     Entry {
@@ -379,35 +360,5 @@ fn entry(commit: &Commit<'_>) -> Entry {
         summary: message.lines().next().unwrap_or_default().to_owned(),
         night: message.lines().find_map(|l| l.strip_prefix("Night: ")?.parse().ok()),
         message,
-    }
-}
-
-fn stage(index: &mut git2::Index, changes: &[Change]) -> Result<(), git2::Error> {
-    let known: HashSet<Vec<u8>> = index.iter().map(|e| e.path).collect();
-    for (path, content) in changes {
-        match content {
-            // From memory: filters of the owner's configuration do not change the bytes.
-            Some(content) => index.add_frombuffer(&index_entry(path), content.as_bytes())?,
-            None if known.contains(path.as_bytes()) => index.remove_path(Path::new(path))?,
-            None => {}
-        }
-    }
-    Ok(())
-}
-
-fn index_entry(path: &str) -> IndexEntry {
-    IndexEntry {
-        ctime: IndexTime::new(0, 0),
-        mtime: IndexTime::new(0, 0),
-        dev: 0,
-        ino: 0,
-        mode: 0o100_644,
-        uid: 0,
-        gid: 0,
-        file_size: 0,
-        id: Oid::ZERO_SHA1,
-        flags: 0,
-        flags_extended: 0,
-        path: path.as_bytes().to_vec(),
     }
 }

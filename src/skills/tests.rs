@@ -106,3 +106,22 @@ fn the_index_stays_within_what_agents_load() {
     assert!(index.starts_with("# Mine\n\nkeep me\n"));
     assert_eq!(memory::print(Some(&index), &entries), index);
 }
+
+#[test]
+fn files_of_a_night_killed_before_its_commit_are_not_taken_for_the_owners() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let repo = Repo::open(dir.path()).expect("a repository");
+    let when = crate::model::Micros(1_000_000);
+    repo.commit(&[("a.md".into(), Some("old\n".into()))], "First\n", when).expect("a commit");
+    // The night planned and wrote its files, and died.
+    let oid = git2::Oid::hash_object(git2::ObjectType::Blob, b"new\n").expect("a hash");
+    let plan = format!(r#"{{"a.md": "{oid}", "b.md": "{oid}"}}"#);
+    std::fs::write(dir.path().join(".git/remora-plan.json"), plan).expect("written");
+    std::fs::write(dir.path().join("a.md"), "new\n").expect("written");
+    assert_eq!(repo.commit_owner_edits(when).expect("looked"), None);
+    // What the owner writes meanwhile is theirs, even where the night planned something else.
+    std::fs::write(dir.path().join("b.md"), "mine\n").expect("written");
+    let edits = repo.commit_owner_edits(when).expect("looked").expect("a commit");
+    let patch = repo.show(&edits).expect("a patch");
+    assert!(patch.contains("+mine") && !patch.contains("+new"), "{patch}");
+}

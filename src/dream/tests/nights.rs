@@ -149,7 +149,7 @@ fn labels_by_chance_give_no_active_lesson() {
                 _ => searched_in_circles(i),
             };
             // The label says nothing about what was done.
-            run.failed = random.next() % 2 == 0;
+            run.failed = random.next().is_multiple_of(2);
             run.votes.clear();
             world.add(&run);
         }

@@ -43,7 +43,8 @@ impl Embedder for Words {
 }
 
 pub struct World {
-    pub dir: TempDir,
+    /// Deleted when the world ends.
+    _dir: TempDir,
     pub store: Store,
     pub config: config::Dream,
     count: u64,
@@ -67,7 +68,7 @@ impl World {
                 tx.execute_batch("CREATE TABLE test_transcript (id BLOB PRIMARY KEY, messages TEXT)")
             })
             .expect("a table");
-        Self { dir, store, config: config::Dream::default(), count: 0 }
+        Self { _dir: dir, store, config: config::Dream::default(), count: 0 }
     }
 
     /// Adds a run; each is a minute after the one before, and ids are the same in every world.
