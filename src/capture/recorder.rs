@@ -162,7 +162,8 @@ impl RecorderWorker {
         }
     }
 
-    /// Writes a batch; when that fails, one by one, so that one bad record does not take the others along.
+    /// Writes a batch, whole or not at all. Never tried again: on a full disk the queue would only grow, and what comes
+    /// after space is back is kept.
     fn write(&mut self, exchanges: &[Exchange], failing: &mut bool) -> bool {
         let count = exchanges.len() as u64;
         match self.writer.write(exchanges) {

@@ -121,9 +121,38 @@ pub fn main() -> ExitCode {
         }
         Err(Failure::Failed(error)) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(Failure::Failed(error)) => {
-            eprintln!("remora: {error:#}");
+            eprintln!("remora: {}", told(&error));
             ExitCode::from(1)
         }
+    }
+}
+
+/// An error and its causes on one line, up to the first cause that the line has told already: most of our errors name
+/// their cause themselves.
+fn told(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if line.contains(&cause) {
+            break;
+        }
+        if !line.is_empty() {
+            line.push_str(": ");
+        }
+        line.push_str(&cause);
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let source = std::io::Error::other("no space");
+        let error = anyhow::Error::from(crate::store::StoreError::Directory { path: "/x".into(), source });
+        assert_eq!(told(&error).matches("no space").count(), 1);
+        assert!(told(&error.context("the night")).starts_with("the night: /x: cannot"));
     }
 }
 

@@ -1,4 +1,6 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use rusqlite::ErrorCode;
 
 /// The store cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -12,6 +14,10 @@ pub enum StoreError {
         "{path}: cannot open the database: {source}. Check that the directory is writable and the disk not full"
     )]
     Open { path: PathBuf, source: rusqlite::Error },
+
+    /// The file is no database, or a part of it is not what it must be.
+    #[error("{path}: the database is damaged ({source}); nothing was changed. {}", way_out(path))]
+    Corrupt { path: PathBuf, source: rusqlite::Error },
 
     #[error(
         "{path}: the database has schema version {found}, this binary knows up to {known}. \
@@ -31,7 +37,39 @@ pub enum StoreError {
     Damaged { operation: &'static str, object: String, reason: String },
 }
 
+/// What to do about a damaged database.
+fn way_out(path: &Path) -> &'static str {
+    if path.ends_with("insight.db") {
+        "Restore it from a backup, or move it away with its -wal and -shm files: what is derived from the record is \
+         built again, feedback and nights in it are lost"
+    } else if path.ends_with("record.db") {
+        // Not by itself: the other files count on its sequence numbers.
+        "Restore it from a backup, or begin anew with another --data"
+    } else {
+        "Restore it from a backup, or move it away with its -wal and -shm files: the bodies in it are lost"
+    }
+}
+
 impl StoreError {
+    /// For `map_err`: a database that cannot be opened, told apart by what is to be done about it.
+    pub(super) fn open(path: &Path) -> impl Fn(rusqlite::Error) -> Self {
+        move |source| {
+            let path = path.to_owned();
+            match source.sqlite_error_code() {
+                Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Self::Corrupt { path, source },
+                _ => Self::Open { path, source },
+            }
+        }
+    }
+
+    /// For `map_err`: a failed query, told apart where the database at `path` turns out damaged.
+    pub(super) fn reading(path: &Path, operation: &'static str) -> impl Fn(rusqlite::Error) -> Self {
+        move |source| match Self::open(path)(source) {
+            Self::Open { source, .. } => Self::Query { operation, source },
+            corrupt => corrupt,
+        }
+    }
+
     /// For `map_err`: a failed query and what it was for.
     pub fn query(operation: &'static str) -> impl FnOnce(rusqlite::Error) -> Self {
         move |source| Self::Query { operation, source }

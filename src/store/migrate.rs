@@ -16,16 +16,18 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Opens a database in WAL mode and brings its schema up to date.
 pub(super) fn open(path: &Path, migrations: &[&str]) -> Result<Connection, StoreError> {
-    let failed = |source| StoreError::Open { path: path.to_owned(), source };
-    let mut db = Connection::open(path).map_err(failed)?;
-    db.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
-    db.pragma_update(None, "journal_mode", "wal").map_err(failed)?;
-    db.pragma_update(None, "synchronous", "normal").map_err(failed)?;
-    db.pragma_update(None, "foreign_keys", true).map_err(failed)?;
+    let failed = StoreError::open(path);
+    let mut db = Connection::open(path).map_err(&failed)?;
+    db.busy_timeout(BUSY_TIMEOUT).map_err(&failed)?;
+    db.pragma_update(None, "journal_mode", "wal").map_err(&failed)?;
+    db.pragma_update(None, "synchronous", "normal").map_err(&failed)?;
+    db.pragma_update(None, "foreign_keys", true).map_err(&failed)?;
+    // Reads the schema: a damaged one is told now, not at the first exchange.
+    db.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(&failed)?;
     db.set_prepared_statement_cache_capacity(64);
 
     let known = migrations.len() as i64;
-    let found: i64 = db.pragma_query_value(None, "user_version", |r| r.get(0)).map_err(failed)?;
+    let found: i64 = db.pragma_query_value(None, "user_version", |r| r.get(0)).map_err(&failed)?;
     if found > known {
         return Err(StoreError::Newer { path: path.to_owned(), found, known });
     }

@@ -89,7 +89,7 @@ impl Store {
     fn attach(dir: &DataDir) -> Result<Connection, StoreError> {
         let db = migrate::open(&dir.insight_db(), migrate::INSIGHT)?;
         db.execute("ATTACH DATABASE ?1 AS record", [dir.record_db().to_string_lossy()])
-            .map_err(|source| StoreError::Open { path: dir.record_db(), source })?;
+            .map_err(StoreError::open(&dir.record_db()))?;
         Ok(db)
     }
 

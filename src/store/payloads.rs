@@ -1,6 +1,6 @@
 //! Bodies, in one database file a day, so that retention drops files.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -66,8 +66,12 @@ impl PayloadWriter {
     }
 
     fn open(&mut self, day: &str) -> Result<&mut Connection, StoreError> {
-        if self.today.as_ref().is_none_or(|(open, _)| open != day) {
-            let db = migrate::open(&self.dir.payload_db(day), migrate::PAYLOAD)?;
+        let path = self.dir.payload_db(day);
+        // A file that was deleted would take what is written into it along.
+        if self.today.as_ref().is_none_or(|(open, _)| open != day) || !path.exists() {
+            // First closed, for closing removes the files beside it by name.
+            self.today = None;
+            let db = migrate::open(&path, migrate::PAYLOAD)?;
             db.pragma_update(None, "synchronous", self.synchronous)
                 .map_err(StoreError::query("open payloads"))?;
             self.today = Some((day.to_owned(), db));
@@ -81,15 +85,30 @@ impl PayloadWriter {
 pub(super) struct PayloadReader {
     dir: DataDir,
     open: HashMap<String, Connection>,
+    /// Days whose file turned out damaged: said once, not for each body.
+    damaged: HashSet<String>,
 }
 
 impl PayloadReader {
     pub fn new(dir: DataDir) -> Self {
-        Self { dir, open: HashMap::new() }
+        Self { dir, open: HashMap::new(), damaged: HashSet::new() }
     }
 
-    /// What was kept of a body; none where it was empty or retention has dropped it.
+    /// What was kept of a body; none where it was empty, retention has dropped it, or it is damaged: one bad file must
+    /// not keep the others from being read.
     pub fn get(&mut self, day: &str, id: ExchangeId, side: Side) -> Result<Option<Bytes>, StoreError> {
+        match self.read(day, id, side) {
+            Err(error @ (StoreError::Corrupt { .. } | StoreError::Damaged { .. })) => {
+                if self.damaged.insert(day.to_owned()) {
+                    tracing::warn!(%error, "bodies cannot be read; what else is known of their exchanges is");
+                }
+                Ok(None)
+            }
+            read => read,
+        }
+    }
+
+    fn read(&mut self, day: &str, id: ExchangeId, side: Side) -> Result<Option<Bytes>, StoreError> {
         const GET: &str = "SELECT encoding, bytes FROM body WHERE exchange_id = ?1 AND side = ?2";
         let Some(db) = self.open(day)? else { return Ok(None) };
         let row: Option<(i64, Vec<u8>)> = db
@@ -97,7 +116,7 @@ impl PayloadReader {
             .and_then(|mut q| {
                 q.query_row(params![Col(id), side as i64], |r| Ok((r.get(0)?, r.get(1)?))).optional()
             })
-            .map_err(StoreError::query("read a body"))?;
+            .map_err(StoreError::reading(&self.dir.payload_db(day), "read a body"))?;
         match row {
             None => Ok(None),
             Some((0, bytes)) => Ok(Some(bytes.into())),

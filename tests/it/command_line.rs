@@ -1,24 +1,11 @@
 //! The binary, as people and scripts call it.
 
-use std::path::Path;
-use std::process::{Command, Output};
-
 use serde_json::{Value, json};
 
-use crate::harness::{Sidecar, Upstream, completion, plain};
-
-fn remora(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_remora")).args(arguments).output().expect("the binary runs")
-}
+use crate::harness::{Sidecar, Upstream, completion, plain, remora, with_data};
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn with_data<'a>(arguments: &[&'a str], data: &'a Path) -> Vec<&'a str> {
-    let mut all = arguments.to_vec();
-    all.extend(["--data", data.to_str().expect("a plain path")]);
-    all
 }
 
 #[test]

@@ -5,8 +5,11 @@
 mod assembly;
 mod capture;
 mod command_line;
+mod faults;
 mod feedback;
 mod harness;
+mod kill;
 mod layering;
 mod lifecycle;
+mod tls;
 mod transparency;

@@ -26,6 +26,12 @@ impl Connection {
         Self { stream: TcpStream::connect(address).await.expect("the proxy listens"), buffer: Vec::new() }
     }
 
+    /// As [`open`](Self::open) where the other side may be gone.
+    pub async fn try_open(url: &str) -> Option<Self> {
+        let address = url.strip_prefix("http://").expect("an http URL");
+        Some(Self { stream: TcpStream::connect(address).await.ok()?, buffer: Vec::new() })
+    }
+
     pub async fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.expect("the proxy reads");
     }
@@ -52,6 +58,18 @@ impl Connection {
             assert_ne!(n.expect("the connection can be read"), 0, "the connection closed after {text:?}");
         }
         self.buffer.clone()
+    }
+
+    /// Sends a POST and reads its answer; none when the other side closed before the answer was whole.
+    pub async fn try_post(&mut self, path: &str, body: &[u8]) -> Option<Answer> {
+        let head = format!("POST {path} HTTP/1.1\r\nHost: remora\r\nContent-Length: {}\r\n\r\n", body.len());
+        self.stream.write_all(&[head.as_bytes(), body].concat()).await.ok()?;
+        while !self.buffer.windows(4).any(|w| w == b"\r\n\r\n") {
+            if !self.more().await {
+                return None;
+            }
+        }
+        Some(self.answer().await).filter(|answer| answer.whole)
     }
 
     /// Reads a whole response.

@@ -1,12 +1,16 @@
 //! What the integration tests share: an upstream that does as it is told, a client that sees every byte, a Remora.
 
 mod client;
+mod process;
 mod sidecar;
+mod tls;
 mod upstream;
 
 pub use client::{Answer, Connection};
+pub use process::{Process, remora, with_data};
 pub use sidecar::Sidecar;
-pub use upstream::{Gate, Piece, Upstream};
+pub use tls::{Authority, Offer, Part, Peer};
+pub use upstream::{Gate, Piece, Request, Upstream};
 
 use std::time::Duration;
 

@@ -43,6 +43,10 @@ impl Gate {
     pub fn open(&self) {
         self.0.notify_one();
     }
+
+    pub(super) async fn opened(&self) {
+        self.0.notified().await;
+    }
 }
 
 type Script = dyn Fn(&Request) -> Vec<Piece> + Send + Sync;
@@ -113,7 +117,7 @@ async fn converse(
                         *written.lock().expect("no test panics here") += part.len();
                     }
                 }
-                Piece::Wait(gate) => gate.0.notified().await,
+                Piece::Wait(gate) => gate.opened().await,
                 Piece::Cut => return,
                 Piece::UntilClosed => {
                     let mut rest = [0; 1024];
