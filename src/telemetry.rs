@@ -1,5 +1,7 @@
 //! Logs to standard error, metrics for Prometheus.
 
+use std::io::IsTerminal;
+
 use metrics::{Counter, Gauge, Histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
@@ -14,7 +16,10 @@ const DURATION_BUCKETS: &[f64] =
 pub fn start_logs(config: &config::Log) {
     let directives = config::variable("REMORA_LOG").unwrap_or_else(|| config.filter.clone());
     let filter = EnvFilter::try_new(&directives).unwrap_or_else(|_| EnvFilter::new("warn"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     let started = match config.format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().try_init(),

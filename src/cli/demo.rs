@@ -1,6 +1,7 @@
 use std::io::IsTerminal;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::Stdio;
 
 use anyhow::Context;
@@ -77,7 +78,7 @@ impl Demo {
     }
 
     async fn play(self, mut config: Config) -> Outcome {
-        let stop = stop_signal()?;
+        let mut stop = pin!(stop_signal()?);
         let tasks = Tasks::new();
         let script = Script { run: Micros::now().0.unsigned_abs(), ..Script::default() };
         let model = Model::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), script).await?;
@@ -97,12 +98,12 @@ impl Demo {
 
         let done = tokio::select! {
             done = self.day_and_night(&app, &config) => Some(done),
-            () = async { stop.await } => None,
+            () = &mut stop => None,
         };
         let outcome = match done {
             Some(Ok(())) if !self.exit => {
                 eprintln!("\nServing until Ctrl-C. Dashboard: {}", app.admin_url());
-                stop_signal()?.await;
+                stop.await;
                 Ok(())
             }
             Some(done) => done,

@@ -154,6 +154,8 @@ fn exchanges(store: &Store) -> Outcome {
 }
 
 fn exchange_row(e: Exchange, r: Reading) -> ExchangeRow {
+    let answered =
+        !r.choices.is_empty() || (r.api.converses() && e.response.as_ref().is_some_and(|r| r.status == 200));
     let ms = |to: Micros| e.timing.started.until(to).as_secs_f64() * 1e3;
     ExchangeRow {
         started: e.timing.started.to_string(),
@@ -176,7 +178,7 @@ fn exchange_row(e: Exchange, r: Reading) -> ExchangeRow {
         stream: r.stream,
         model: r.response_model.clone().or(r.model),
         usage: r.usage,
-        assembled: (!r.choices.is_empty()).then(|| Assembled {
+        assembled: answered.then_some(Assembled {
             id: r.response_id,
             model: r.response_model,
             choices: r.choices,

@@ -1,5 +1,5 @@
 use super::{chain, session};
-use crate::model::{Exchange, Link, Message, Reading, Role, TrajectoryId, Usage};
+use crate::model::{Exchange, Link, Message, Reading, Role, TrajectoryId};
 use crate::store::{Anchor, Chain, NewTurn, Place, Placing, Store, StoreError};
 use crate::wire;
 
@@ -83,7 +83,7 @@ impl Digest {
             stream: reading.stream,
             finish_reason: reading.choices.first().and_then(|c| c.finish_reason.clone()),
             error,
-            usage: reading.usage.unwrap_or(Usage::default()),
+            usage: reading.usage.unwrap_or_default(),
             messages: u32::try_from(reading.messages.len()).unwrap_or(u32::MAX),
             partition: format!(
                 "{}\0{}\0{}",

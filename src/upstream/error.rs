@@ -4,10 +4,10 @@ use std::time::Duration;
 /// No response from the upstream.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
-    #[error("cannot connect to the upstream {url}: {reason}", reason = root(source))]
+    #[error("cannot connect to the upstream {url}: {reason}", reason = root(source.as_ref()))]
     Connect { url: String, source: Box<dyn Error + Send + Sync> },
 
-    #[error("the upstream {url} broke off before answering: {reason}", reason = root(source))]
+    #[error("the upstream {url} broke off before answering: {reason}", reason = root(source.as_ref()))]
     Broken { url: String, source: Box<dyn Error + Send + Sync> },
 
     #[error("the upstream {url} did not answer within {}", humantime::format_duration(*after))]
@@ -27,8 +27,8 @@ pub enum SetupError {
 }
 
 /// The last cause: "connection refused" rather than "client error".
-fn root<'a>(error: &'a Box<dyn Error + Send + Sync>) -> &'a dyn Error {
-    let mut cause: &dyn Error = error.as_ref();
+fn root<'a>(error: &'a (dyn Error + Send + Sync + 'static)) -> &'a (dyn Error + 'static) {
+    let mut cause: &(dyn Error + 'static) = error;
     while let Some(next) = cause.source() {
         cause = next;
     }
