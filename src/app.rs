@@ -48,11 +48,12 @@ pub struct App {
 }
 
 /// Gauges that are counted from the store are refreshed this often.
-const GAUGES_EVERY: Duration = Duration::from_secs(10);
+const GAUGES_EVERY: Duration = Duration::from_secs(30);
 /// Metrics' histograms are folded this often.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 /// At the end, what is neither connection nor record gets this long.
-const LAST_PATIENCE: Duration = Duration::from_secs(10);
+/// Longer than a database may be locked, so that the recorder's queue is written.
+const LAST_PATIENCE: Duration = Duration::from_secs(25);
 
 impl App {
     /// Starts everything that `config` asks for. `config_file` is passed on to child processes.
@@ -97,10 +98,11 @@ impl App {
             metrics: prometheus.clone(),
             allowed_hosts: config.dashboard.allowed_hosts.clone(),
         });
-        let stopping = tasks.stopping();
+        // It answers while connections drain, so that readiness can be seen to fail.
+        let mut until = drained.clone();
         tasks.spawn("dashboard", async move {
-            let served =
-                axum::serve(admin_listener, pages).with_graceful_shutdown(stopping.cancelled_owned()).await;
+            let over = async move { drop(until.changed().await) };
+            let served = axum::serve(admin_listener, pages).with_graceful_shutdown(over).await;
             if let Err(error) = served {
                 tracing::error!(%error, "the dashboard stopped");
             }

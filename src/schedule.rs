@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 
 use chrono::Local;
 use tokio::process::{Child, Command};
@@ -18,6 +19,8 @@ pub struct Nightly {
     config_file: Option<PathBuf>,
 }
 
+const NAP: Duration = Duration::from_secs(60);
+
 impl Nightly {
     /// A night at the times of a crontab line that was checked with the configuration.
     #[must_use]
@@ -30,10 +33,12 @@ impl Nightly {
     pub async fn run(self, stopping: CancellationToken) {
         loop {
             let Some(next) = self.schedule.upcoming(Local).next() else { return };
-            let wait = (next - Local::now()).to_std().unwrap_or_default();
-            tokio::select! {
-                () = stopping.cancelled() => return,
-                () = tokio::time::sleep(wait) => {}
+            // In short naps: a machine that was suspended, or whose clock was set, is noticed.
+            while let Ok(left) = (next - Local::now()).to_std() {
+                tokio::select! {
+                    () = stopping.cancelled() => return,
+                    () = tokio::time::sleep(left.min(NAP)) => {}
+                }
             }
             tracing::info!("a night begins");
             tokio::select! {
@@ -68,10 +73,8 @@ pub fn dream(
         arguments.extend(["--config".into(), file.into()]);
     }
     arguments.extend(options.iter().map(Into::into));
-    Command::new(std::env::current_exe()?)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(stdout)
-        .kill_on_drop(true)
-        .spawn()
+    // The running executable, even when an upgrade has replaced its file.
+    let executable =
+        if cfg!(target_os = "linux") { "/proc/self/exe".into() } else { std::env::current_exe()? };
+    Command::new(executable).args(arguments).stdin(Stdio::null()).stdout(stdout).kill_on_drop(true).spawn()
 }

@@ -17,6 +17,9 @@ pub(super) struct BodyCopy {
     out_of_memory: bool,
 }
 
+/// What a kept frame costs besides its bytes: streams come in many small ones.
+const FRAME: usize = size_of::<Bytes>();
+
 impl BodyCopy {
     pub fn new(max: usize, memory: &Memory) -> Self {
         Self {
@@ -40,7 +43,7 @@ impl BodyCopy {
         let room = self.max - self.kept;
         let fits = frame.len() <= room;
         let kept = if fits { frame.clone() } else { frame.slice(..room) };
-        if self.share.grow(kept.len()) {
+        if self.share.grow(kept.len() + FRAME) {
             self.kept += kept.len();
             self.frames.push(kept);
             if fits {
@@ -110,6 +113,9 @@ mod tests {
             prop_assert!(whole.starts_with(&body.bytes));
             prop_assert_eq!(body.truncated, body.bytes.len() < whole.len());
             prop_assert!(body.bytes.len() <= max.min(memory));
+            if memory >= whole.len() + frames.len() * FRAME {
+                prop_assert_eq!(body.bytes.len(), max.min(whole.len()));
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 
 use super::copy::BodyCopy;
 use super::recorder::Recorder;
+use super::tee::Ack;
 use crate::model::{Ended, ExchangeId, Micros, Scope, Timing};
 
 /// The beginning of a request.
@@ -43,7 +44,24 @@ pub(super) struct Open {
 }
 
 /// The request's body is read by the connection to the upstream while the flight is elsewhere.
-pub(super) type SharedCopy = Arc<Mutex<BodyCopy>>;
+pub(super) type SharedCopy = Arc<Mutex<RequestCopy>>;
+
+/// What passed of a request's body, and whether it is all.
+#[derive(Debug)]
+pub(super) struct RequestCopy {
+    pub copy: BodyCopy,
+    pub state: RequestState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RequestState {
+    /// More may come.
+    Passing,
+    /// The end was seen.
+    Ended,
+    /// The client broke off in the middle, or sent what is no HTTP.
+    Broken,
+}
 
 impl Flight {
     pub(super) fn new(recorder: Recorder, head: Head) -> Self {
@@ -51,7 +69,10 @@ impl Flight {
         let open = Open {
             id: ExchangeId::new(),
             head,
-            request: Arc::new(Mutex::new(recorder.copy())),
+            request: Arc::new(Mutex::new(RequestCopy {
+                copy: recorder.copy(),
+                state: RequestState::Passing,
+            })),
             response_head: None,
             response: recorder.copy(),
             timing: Timing { started, head: None, first_byte: None, ended: started },
@@ -78,6 +99,14 @@ impl Flight {
         self.open().head.scope = scope;
     }
 
+    /// Whether the client broke off while it was sending its request.
+    #[must_use]
+    pub fn request_broke_off(&mut self) -> bool {
+        let shared = self.open().request.clone();
+        let state = shared.lock().unwrap_or_else(PoisonError::into_inner).state;
+        state == RequestState::Broken
+    }
+
     /// Takes note of the response's head.
     pub fn response_head(&mut self, status: u16, headers: HeaderMap) {
         let open = self.open();
@@ -94,8 +123,18 @@ impl Flight {
         open.response.push(frame);
     }
 
-    /// Ends the exchange. Gives what tells, by `true`, that the record is safe; none when nothing is to be waited for.
-    pub fn finish(mut self, ended: Ended, detail: Option<String>) -> Option<oneshot::Receiver<bool>> {
+    /// Ends the exchange, and waits until the record is safe, for a bounded time.
+    pub async fn finish_safely(self, ended: Ended, detail: Option<String>) {
+        let recorder = self.recorder.clone();
+        if let Some(receiver) = self.finish(ended, detail) {
+            let mut ack = Ack::new(receiver, recorder);
+            std::future::poll_fn(|cx| ack.poll(cx)).await;
+        }
+    }
+
+    /// Ends the exchange. Gives what tells that the record is safe, or will never be; none when nothing is to be
+    /// waited for.
+    pub(super) fn finish(mut self, ended: Ended, detail: Option<String>) -> Option<oneshot::Receiver<()>> {
         let mut open = self.open.take().expect("finish consumes the flight");
         open.ended = ended;
         open.detail = detail;
@@ -115,8 +154,10 @@ impl Drop for Flight {
 }
 
 impl Open {
-    /// The copy of the request's body so far, out of the shared place.
-    pub fn take_request(&self, empty: BodyCopy) -> BodyCopy {
-        std::mem::replace(&mut *self.request.lock().unwrap_or_else(PoisonError::into_inner), empty)
+    /// The copy of the request's body so far, out of the shared place, and whether it is all.
+    pub fn take_request(&self, empty: BodyCopy) -> (BodyCopy, bool) {
+        let mut shared = self.request.lock().unwrap_or_else(PoisonError::into_inner);
+        let ended = shared.state == RequestState::Ended;
+        (std::mem::replace(&mut shared.copy, empty), ended)
     }
 }

@@ -37,7 +37,7 @@ struct Shared {
 
 struct Queued {
     open: Box<Open>,
-    ack: Option<oneshot::Sender<bool>>,
+    ack: Option<oneshot::Sender<()>>,
 }
 
 /// Writes what the recorder took: run once, on a thread of its own, until every [`Recorder`] is gone.
@@ -105,7 +105,7 @@ impl Recorder {
     }
 
     /// Queues a record. Never waits: a full queue drops it and counts the loss.
-    pub(super) fn submit(&self, mut open: Box<Open>) -> Option<oneshot::Receiver<bool>> {
+    pub(super) fn submit(&self, mut open: Box<Open>) -> Option<oneshot::Receiver<()>> {
         open.timing.ended = Micros::now();
         let metrics = &self.shared.metrics;
         let path = open.head.target.split('?').next().unwrap_or_default();
@@ -124,8 +124,13 @@ impl Recorder {
         };
         match self.queue.try_send(Queued { open, ack }) {
             Ok(()) => receiver,
-            Err(_) => {
+            Err(mpsc::error::TrySendError::Full(_)) => {
                 metrics.lost_queue_full.increment(1);
+                None
+            }
+            // The recorder's thread is gone: it panicked.
+            Err(mpsc::error::TrySendError::Closed(_)) => {
+                metrics.lost_write_failed.increment(1);
                 None
             }
         }
@@ -152,52 +157,69 @@ impl RecorderWorker {
                     self.exchange(*open, &mut shares)
                 })
                 .collect();
-            let kept = self.write(&exchanges, &mut failing);
+            self.write(&exchanges, &mut failing);
             for ack in acks.into_iter().flatten() {
                 // The other side may have stopped waiting.
-                let _ = ack.send(kept);
+                let _ = ack.send(());
             }
             drop(shares);
             self.metrics.capture_bytes.set(self.memory.held() as f64);
         }
     }
 
-    /// Writes a batch, whole or not at all. Never tried again: on a full disk the queue would only grow, and what comes
-    /// after space is back is kept.
-    fn write(&mut self, exchanges: &[Exchange], failing: &mut bool) -> bool {
-        let count = exchanges.len() as u64;
-        match self.writer.write(exchanges) {
-            Ok(()) => {
-                self.metrics.recorded.increment(count);
-                if std::mem::take(failing) {
-                    tracing::info!("recording again");
-                }
-                true
+    /// Writes a batch; when that fails, one by one, so that one bad record does not take the others along. While
+    /// everything fails only the first of a batch is tried again: on a full disk the queue would only grow.
+    fn write(&mut self, exchanges: &[Exchange], failing: &mut bool) {
+        let Err(error) = self.writer.write(exchanges) else { return self.kept(exchanges.len(), failing) };
+        let mut rest = exchanges;
+        while let [one, more @ ..] = rest
+            && exchanges.len() > 1
+        {
+            let kept = self.writer.write(std::slice::from_ref(one));
+            if kept.is_err() && rest.len() == exchanges.len() && *failing {
+                break;
             }
-            Err(error) => {
-                self.metrics.lost_write_failed.increment(count);
-                // Once, not for each batch: a full disk lasts.
-                if !std::mem::replace(failing, true) {
-                    report(&error);
-                }
-                false
+            match kept {
+                Ok(()) => self.kept(1, failing),
+                Err(error) => self.lost(1, failing, &error),
             }
+            rest = more;
+        }
+        if !rest.is_empty() {
+            self.lost(rest.len(), failing, &error);
+        }
+    }
+
+    fn kept(&self, count: usize, failing: &mut bool) {
+        self.metrics.recorded.increment(count as u64);
+        if std::mem::take(failing) {
+            tracing::info!("recording again");
+        }
+    }
+
+    fn lost(&self, count: usize, failing: &mut bool, error: &StoreError) {
+        self.metrics.lost_write_failed.increment(count as u64);
+        // Once, not for each batch: a full disk lasts.
+        if !std::mem::replace(failing, true) {
+            tracing::error!(%error, "cannot record; traffic goes on, losses are counted in remora_exchanges_lost_total");
         }
     }
 
     /// Turns what was captured into a row; shares of memory go to `shares`.
     fn exchange(&self, open: Open, shares: &mut Vec<super::memory::Share>) -> Exchange {
         let empty = BodyCopy::new(0, &self.memory);
-        let request = open.take_request(empty);
+        let (request, request_ended) = open.take_request(empty);
         if request.out_of_memory() || open.response.out_of_memory() {
             self.metrics.truncated_by_memory.increment(1);
         }
         let Open { id, head, response_head, response, timing, ended, detail, .. } = open;
-        let (request_body, share) = request.into_body();
+        let (mut request_body, share) = request.into_body();
         shares.push(share);
+        // An answer may come before the request's end; what came later is not in the record.
+        request_body.truncated |= !request_ended;
         let (response_body, share) = response.into_body();
         shares.push(share);
-        let truncated = request_body.truncated || response_body.truncated;
+        let truncated = (request_body.truncated && request_ended) || response_body.truncated;
         Exchange {
             id,
             scope: head.scope,
@@ -218,8 +240,4 @@ impl RecorderWorker {
             detail,
         }
     }
-}
-
-fn report(error: &StoreError) {
-    tracing::error!(%error, "cannot record; traffic goes on, losses are counted in remora_exchanges_lost_total");
 }

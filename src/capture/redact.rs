@@ -9,45 +9,29 @@ use sha2::Sha256;
 
 use crate::model::Headers;
 
-/// Headers whose value is a credential.
+/// Headers whose value is a credential although their names do not say so.
 const SECRET_HEADERS: &[&str] = &[
-    "authorization",
-    "proxy-authorization",
     "cookie",
     "set-cookie",
-    "x-api-key",
-    "api-key",
-    "x-goog-api-key",
-    "ocp-apim-subscription-key",
-    "x-amz-security-token",
     "helicone-auth",
-    "x-litellm-api-key",
-    "x-portkey-api-key",
-    "x-auth-token",
-    "x-access-token",
-    "x-csrf-token",
+    "x-amzn-oidc-data",
     // Browsers cannot set headers on a WebSocket, so realtime clients put the key here.
     "sec-websocket-protocol",
 ];
 
-/// Query parameters whose value is a credential.
-const SECRET_PARAMETERS: &[&str] = &[
-    "key",
-    "api_key",
-    "api-key",
-    "apikey",
-    "token",
-    "access_token",
-    "auth",
-    "sig",
-    "signature",
-    "secret",
-    "client_secret",
-    "password",
-    "x-amz-signature",
-    "x-amz-credential",
-    "x-amz-security-token",
-];
+/// Headers whose value is a URL, perhaps with a credential in its query.
+const URL_HEADERS: &[&str] = &["location", "content-location", "referer"];
+
+/// Query parameters whose value is a credential although their names do not say so.
+const SECRET_PARAMETERS: &[&str] = &["auth", "code", "sig", "password"];
+
+/// Whether a name says that its value is a credential: `x-vendor-api-key`, `access_token`, `client_secret`, … Counts of
+/// tokens (`x-ratelimit-remaining-tokens`) are none.
+fn names_secret(name: &str) -> bool {
+    let ends = ["key", "token", "signature", "credential"];
+    let holds = ["authorization", "apikey", "api-key", "api_key", "secret", "jwt", "password"];
+    ends.iter().any(|end| name.ends_with(end)) || holds.iter().any(|part| name.contains(part))
+}
 
 /// Which of them says who the client is, the most telling first.
 const CLIENT_KEYS: &[&str] = &["authorization", "x-api-key", "api-key", "x-goog-api-key"];
@@ -97,11 +81,7 @@ impl Redactor {
     }
 
     fn is_secret(&self, name: &str) -> bool {
-        SECRET_HEADERS.contains(&name)
-            || self.more.iter().any(|h| h == name)
-            || name.ends_with("-api-key")
-            || name.ends_with("-secret")
-            || name.ends_with("-token")
+        SECRET_HEADERS.contains(&name) || names_secret(name) || self.more.iter().any(|h| h == name)
     }
 
     /// Headers as they may be stored.
@@ -114,6 +94,8 @@ impl Redactor {
                     let name = name.as_str();
                     let value = if self.is_secret(name) {
                         format!("[fingerprint {}]", self.fingerprint(value.as_bytes()))
+                    } else if URL_HEADERS.contains(&name) {
+                        self.target(&String::from_utf8_lossy(value.as_bytes()))
                     } else {
                         String::from_utf8_lossy(value.as_bytes()).into_owned()
                     };
@@ -136,7 +118,7 @@ impl Redactor {
         let pairs: Vec<String> = query
             .split('&')
             .map(|pair| match pair.split_once('=') {
-                Some((name, value)) if SECRET_PARAMETERS.contains(&name.to_ascii_lowercase().as_str()) => {
+                Some((name, value)) if is_secret_parameter(name) => {
                     format!("{name}=[fingerprint%20{}]", self.fingerprint(value.as_bytes()))
                 }
                 _ => pair.to_owned(),
@@ -146,18 +128,41 @@ impl Redactor {
     }
 }
 
+fn is_secret_parameter(name: &str) -> bool {
+    let name = percent_decoded(name).to_ascii_lowercase();
+    SECRET_PARAMETERS.contains(&name.as_str()) || names_secret(&name)
+}
+
+/// A name with its `%XX` resolved; what is no such escape stays.
+fn percent_decoded(name: &str) -> String {
+    let mut bytes = Vec::with_capacity(name.len());
+    let mut rest = name.as_bytes();
+    while let [first, more @ ..] = rest {
+        let escaped = match (first, more) {
+            (b'%', [a, b, ..]) => {
+                std::str::from_utf8(&[*a, *b]).ok().and_then(|h| u8::from_str_radix(h, 16).ok())
+            }
+            _ => None,
+        };
+        bytes.push(escaped.unwrap_or(*first));
+        rest = if escaped.is_some() { &more[2..] } else { more };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 fn make_key(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut key = vec![0; 32];
     getrandom::fill(&mut key).map_err(std::io::Error::other)?;
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    match options.open(path) {
-        Ok(mut file) => file.write_all(&key).map(|()| key),
+    // Whole or not at all, and private from the start.
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(&key)?;
+    file.as_file().sync_all()?;
+    match file.persist_noclobber(path) {
+        Ok(_) => Ok(key),
         // Another process made it in the meantime.
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => std::fs::read(path),
-        Err(e) => Err(e),
+        Err(e) if e.error.kind() == std::io::ErrorKind::AlreadyExists => std::fs::read(path),
+        Err(e) => Err(e.error),
     }
 }
 
@@ -172,13 +177,28 @@ mod tests {
     #[test]
     fn no_credential_survives_and_the_rest_does() {
         let mut headers = HeaderMap::new();
-        for name in ["authorization", "cookie", "x-api-key", "x-my-pass", "x-vendor-api-key"] {
+        for name in [
+            "authorization",
+            "x-forwarded-authorization",
+            "cookie",
+            "x-api-key",
+            "apikey",
+            "x-my-pass",
+            "x-vendor-api-key",
+            "x-functions-key",
+            "private-token",
+            "cf-access-jwt-assertion",
+        ] {
             headers.insert(name, "sk-very-secret".parse().expect("a header value"));
         }
         headers.insert("accept", "text/event-stream".parse().expect("a header value"));
+        headers.insert("x-ratelimit-remaining-tokens", "150000".parse().expect("a header value"));
+        headers.insert("location", "https://x/y?sig=sk-very-secret&page=2".parse().expect("a header value"));
         let kept = redactor().headers(&headers);
         assert!(!format!("{kept:?}").contains("sk-very-secret"), "{kept:?}");
         assert_eq!(kept.get("accept"), Some("text/event-stream"));
+        assert_eq!(kept.get("x-ratelimit-remaining-tokens"), Some("150000"));
+        assert!(kept.get("location").is_some_and(|l| l.contains("page=2")));
         assert_eq!(
             kept.get("authorization"),
             kept.get("x-api-key"),
@@ -188,7 +208,8 @@ mod tests {
 
     #[test]
     fn key_like_query_values_are_replaced() {
-        let kept = redactor().target("/v1/models?key=sk-1&page=2&Api_Key=sk-1");
+        let kept =
+            redactor().target("/v1/models?key=sk-1&page=2&Api_Key=sk-1&api%5Fkey=sk-1&subscription-key=sk-1");
         assert!(!kept.contains("sk-1") && kept.contains("page=2"), "{kept}");
         assert_eq!(redactor().target("/v1/models"), "/v1/models");
     }

@@ -11,7 +11,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
-use super::flight::{Flight, SharedCopy};
+use super::flight::{Flight, RequestCopy, RequestState, SharedCopy};
 use super::recorder::Recorder;
 use crate::model::Ended;
 
@@ -39,8 +39,27 @@ impl<B: Body<Data = Bytes> + Unpin> RequestTee<B> {
     pub fn new(inner: B, flight: Option<&mut Flight>) -> (Self, Leftover<B>) {
         let copy = flight.map(Flight::request_copy);
         let leftover = Leftover { body: Arc::default(), copy: copy.clone() };
-        (Self { inner: Some(inner), copy, leftover: leftover.body.clone() }, leftover)
+        let tee = Self { inner: Some(inner), copy, leftover: leftover.body.clone() };
+        // An empty body is never polled.
+        if tee.is_end_stream() {
+            tee.note(|shared| shared.state = RequestState::Ended);
+        }
+        (tee, leftover)
     }
+}
+
+impl<B> RequestTee<B> {
+    fn note(&self, change: impl FnOnce(&mut RequestCopy)) {
+        if let Some(copy) = &self.copy {
+            change(&mut copy.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+}
+
+/// Whether nothing more comes: HTTP/2 may say so in an empty frame of its own, which nobody waits for when the length is
+/// known.
+fn is_over<B: Body>(body: &B) -> bool {
+    body.is_end_stream() || body.size_hint().exact() == Some(0)
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Leftover<B> {
@@ -76,11 +95,25 @@ impl<B: Body<Data = Bytes> + Unpin> Body for RequestTee<B> {
         let frame = ready!(Pin::new(inner).poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => {
-                if let (Some(data), Some(copy)) = (frame.data_ref(), &self.copy) {
-                    copy.lock().unwrap_or_else(PoisonError::into_inner).push(data);
-                }
+                // With a known length nobody asks for the end.
+                let ended = self.inner.as_ref().is_none_or(is_over);
+                self.note(|shared| {
+                    if let Some(data) = frame.data_ref() {
+                        shared.copy.push(data);
+                    }
+                    if ended {
+                        shared.state = RequestState::Ended;
+                    }
+                });
             }
-            Some(Err(_)) | None => self.inner = None,
+            Some(Err(_)) => {
+                self.inner = None;
+                self.note(|shared| shared.state = RequestState::Broken);
+            }
+            None => {
+                self.inner = None;
+                self.note(|shared| shared.state = RequestState::Ended);
+            }
         }
         Poll::Ready(frame)
     }
@@ -116,18 +149,18 @@ enum State<E> {
 /// Waits for a record, but not for ever.
 #[derive(Debug)]
 pub(super) struct Ack {
-    receiver: oneshot::Receiver<bool>,
+    receiver: oneshot::Receiver<()>,
     timeout: Pin<Box<Sleep>>,
     recorder: Recorder,
 }
 
 impl Ack {
-    fn new(receiver: oneshot::Receiver<bool>, recorder: Recorder) -> Self {
+    pub fn new(receiver: oneshot::Receiver<()>, recorder: Recorder) -> Self {
         let timeout = Box::pin(tokio::time::sleep(recorder.ack_timeout()));
         Self { receiver, timeout, recorder }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if Pin::new(&mut self.receiver).poll(cx).is_ready() {
             return Poll::Ready(());
         }
@@ -144,30 +177,31 @@ impl<B: Body<Data = Bytes> + Unpin> ResponseTee<B> {
     }
 
     /// As [`new`](Self::new) for a body that may be empty: an empty one is never polled, so its record is made, and
-    /// waited for, here.
-    pub async fn started(inner: B, flight: Option<Flight>) -> Self {
-        if !inner.is_end_stream() {
+    /// waited for, here. `bodiless`: the request or the status allows none, whatever the headers say.
+    pub async fn started(inner: B, flight: Option<Flight>, bodiless: bool) -> Self {
+        if !bodiless && !is_over(&inner) {
             return Self::new(inner, flight);
         }
         if let Some(flight) = flight {
-            let recorder = flight.recorder().clone();
-            if let Some(receiver) = flight.finish(Ended::Complete, None) {
-                let mut ack = Ack::new(receiver, recorder);
-                poll_fn(|cx| ack.poll(cx)).await;
-            }
+            flight.finish_safely(Ended::Complete, None).await;
         }
-        Self { inner, state: State::Done }
+        // The body itself still says how long it would have been.
+        Self { inner, state: State::Passing(None) }
     }
-}
 
-impl<E> State<E> {
-    /// The end is reached, with `last` still to be sent.
-    fn end(flight: Option<Flight>, last: Option<Frame<Bytes>>) -> (Self, Option<Frame<Bytes>>) {
-        let Some(flight) = flight else { return (Self::Done, last) };
+    /// The end is reached, with `last` still to be sent: makes the record, and gives `last` back unless it has to wait
+    /// for that.
+    fn end(&mut self, last: Option<Frame<Bytes>>) -> Option<Frame<Bytes>> {
+        let over = last.is_none() || self.inner.is_end_stream();
+        let next = if over { State::Done } else { State::Passing(None) };
+        let State::Passing(Some(flight)) = std::mem::replace(&mut self.state, next) else { return last };
         let recorder = flight.recorder().clone();
         match flight.finish(Ended::Complete, None) {
-            Some(receiver) => (Self::Holding(last, Box::new(Ack::new(receiver, recorder))), None),
-            None => (Self::Done, last),
+            Some(receiver) => {
+                self.state = State::Holding(last, Box::new(Ack::new(receiver, recorder)));
+                None
+            }
+            None => last,
         }
     }
 }
@@ -196,7 +230,11 @@ where
                 State::Holding(last, ack) => {
                     ready!(ack.poll(cx));
                     let last = last.take();
-                    this.state = State::Done;
+                    // Trailers may follow the last piece of a known length.
+                    this.state = match &last {
+                        Some(_) if !this.inner.is_end_stream() => State::Passing(None),
+                        _ => State::Done,
+                    };
                     return Poll::Ready(last.map(Ok));
                 }
                 State::Passing(flight) => match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
@@ -205,12 +243,10 @@ where
                             flight.response_frame(data);
                         }
                         // With a known length the client needs no end mark: the last frame is the end.
-                        if !this.inner.is_end_stream() {
+                        if flight.is_none() || !is_over(&this.inner) {
                             return Poll::Ready(Some(Ok(frame)));
                         }
-                        let (state, last) = State::end(flight.take(), Some(frame));
-                        this.state = state;
-                        if let Some(last) = last {
+                        if let Some(last) = this.end(Some(frame)) {
                             return Poll::Ready(Some(Ok(last)));
                         }
                     }
@@ -226,8 +262,7 @@ where
                         return Poll::Pending;
                     }
                     None => {
-                        let (state, _) = State::end(flight.take(), None);
-                        this.state = state;
+                        this.end(None);
                     }
                 },
             }

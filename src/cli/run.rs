@@ -33,7 +33,12 @@ impl Run {
         set(&mut config.upstream.url, self.upstream);
         let config = config.checked("command line")?;
         let config_file = self.common.config_file();
-        runtime()?.block_on(async {
+        if let Some(path) = &self.ready_file {
+            // One of an earlier run would tell a supervisor of a process that is gone.
+            drop(std::fs::remove_file(path));
+        }
+        let runtime = runtime()?;
+        let done = runtime.block_on(async {
             // Before anything can be asked of us: a signal must find its handler.
             let stop = stop_signal()?;
             let app = App::start(&config, config_file.as_deref()).await?;
@@ -45,9 +50,16 @@ impl Run {
             }
             stop.await;
             eprintln!("remora: stopping, running exchanges may finish within {}", config.shutdown.grace);
-            app.stop().await;
+            let impatient = stop_signal()?;
+            tokio::select! {
+                () = app.stop() => {}
+                () = impatient => eprintln!("remora: asked a second time, not waiting any longer"),
+            }
             Ok(())
-        })
+        });
+        // Background work that does not end by itself is resumed by the next process.
+        runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+        done
     }
 }
 

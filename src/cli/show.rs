@@ -2,7 +2,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::{Common, Failure, Outcome, open_store, output};
-use crate::model::{ExchangeId, Micros, TrajectoryId, Transcript};
+use crate::model::{ExchangeId, Micros, Scope, TrajectoryId, Transcript};
 use crate::store::Store;
 use crate::{outcome, trajectory, wire};
 
@@ -85,7 +85,7 @@ fn resolve(store: &Store, id: &str) -> anyhow::Result<Option<TrajectoryId>> {
     if let Some((id, _)) = store.find_response(id)? {
         return Ok(Some(id));
     }
-    Ok(store.find_session(id)?)
+    Ok(store.find_session(id, &Scope::default().tenant, None)?)
 }
 
 fn messages(transcript: &Transcript) -> anyhow::Result<()> {

@@ -122,6 +122,16 @@ impl Config {
                 format!("{:?} is no http or https URL, such as https://api.openai.com", self.upstream.url),
             ),
         }
+        let spans = [
+            ("upstream.connect_timeout", Some(self.upstream.connect_timeout)),
+            ("upstream.response_timeout", Some(self.upstream.response_timeout)),
+            ("trajectories.every", self.trajectories.every),
+        ];
+        for (path, span) in spans {
+            if span.is_some_and(|span| span.0.is_zero()) {
+                wrong(path, "must be longer than nothing".into());
+            }
+        }
         if self.capture.memory < self.capture.max_body {
             wrong(
                 "capture.memory",

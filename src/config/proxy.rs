@@ -13,7 +13,8 @@ pub struct Upstream {
     pub http2: Http2,
     /// Establishing a connection, TLS included.
     pub connect_timeout: Span,
-    /// From the end of the request to the head of the response. Long: a model may think before its first byte.
+    /// From the request to the head of the response, connecting and uploading included. Long: a model may think before
+    /// its first byte.
     pub response_timeout: Span,
     /// A connection at rest is kept this long.
     pub idle_timeout: Span,

@@ -1,12 +1,14 @@
+use std::sync::{Arc, Mutex, PoisonError};
+
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::respond;
-use crate::model::{ExchangeId, Feedback, Label, Micros, TrajectoryId};
+use crate::model::{ExchangeId, Feedback, Label, Micros, Scope, TrajectoryId};
 use crate::store::{Store, StoreError};
 use crate::{tasks, trajectory};
 
@@ -14,6 +16,23 @@ use crate::{tasks, trajectory};
 #[derive(Clone, Debug)]
 pub struct FeedbackDesk {
     store: Store,
+    /// Unknown ids make it look for new exchanges: once at a time, however many ask.
+    catching_up: Arc<Mutex<()>>,
+}
+
+/// Where feedback may land: the tenant always, the app where one is named.
+struct Place {
+    tenant: String,
+    app: Option<String>,
+}
+
+fn named(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers
+        .get(name)
+        .and_then(|v| v.to_str().ok())
+        .map(str::trim)
+        .filter(|v| !v.is_empty())
+        .map(str::to_owned)
 }
 
 /// Bytes; a correction may be a whole answer.
@@ -44,7 +63,7 @@ impl FeedbackDesk {
 
     #[must_use]
     pub fn new(store: Store) -> Self {
-        Self { store }
+        Self { store, catching_up: Arc::default() }
     }
 
     /// `POST {response_id | exchange_id | session_id | trajectory_id, label?, reward?, correction?, comment?, source?}`:
@@ -59,12 +78,27 @@ impl FeedbackDesk {
                 &message,
             );
         }
+        // Pages of other sites may make a browser post here, but not with this type, nor without their origin.
+        let headers = request.headers();
+        let json =
+            headers.get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/json"));
+        if !json || headers.contains_key(header::ORIGIN) {
+            let message = "feedback comes from servers, with content-type: application/json";
+            return respond::error(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "invalid_request_error",
+                "content_type",
+                message,
+            );
+        }
+        let (tenant, app) = (named(headers, "x-remora-tenant"), named(headers, "x-remora-app"));
         let body = match Limited::new(request.into_body(), MAX_BODY).collect().await {
             Ok(body) => body.to_bytes(),
             Err(e) => return invalid(&format!("the body cannot be read: {e}")),
         };
-        let store = self.store.clone();
-        match tasks::blocking(move || keep(&store, &body)).await {
+        let desk = self.clone();
+        let place = Place { tenant: tenant.unwrap_or_else(|| Scope::default().tenant), app };
+        match tasks::blocking(move || desk.keep(&place, &body)).await {
             Some(Ok(id)) => respond::json(StatusCode::ACCEPTED, &json!({"trajectory_id": id})),
             Some(Err(Refusal::Invalid(reason))) => invalid(&reason),
             Some(Err(Refusal::NothingMatches)) => {
@@ -90,22 +124,30 @@ fn invalid(reason: &str) -> Response<Bytes> {
     respond::error(StatusCode::BAD_REQUEST, "invalid_request_error", "invalid_feedback", reason)
 }
 
-fn keep(store: &Store, body: &[u8]) -> Result<TrajectoryId, Refusal> {
-    let given: Given = serde_json::from_slice(body).map_err(|e| {
-        Refusal::Invalid(format!("expected a JSON object with an id and a label or reward: {e}"))
-    })?;
-    let feedback = checked(&given)?;
-    let find = || resolve(store, &given);
-    let (trajectory, exchange) = match find().map_err(Refusal::Store)? {
-        Some(found) => found,
-        None => {
-            // It may be about an exchange that is recorded but not assembled yet.
-            trajectory::catch_up(store).map_err(Refusal::Store)?;
-            find().map_err(Refusal::Store)?.ok_or(Refusal::NothingMatches)?
-        }
-    };
-    store.give_feedback(trajectory, exchange, &feedback).map_err(Refusal::Store)?;
-    Ok(trajectory)
+impl FeedbackDesk {
+    fn keep(&self, place: &Place, body: &[u8]) -> Result<TrajectoryId, Refusal> {
+        let given: Given = serde_json::from_slice(body).map_err(|e| {
+            Refusal::Invalid(format!("expected a JSON object with an id and a label or reward: {e}"))
+        })?;
+        let feedback = checked(&given)?;
+        let find = || resolve(&self.store, place, &given).map_err(Refusal::Store);
+        let (trajectory, exchange) = match find()? {
+            Some(found) => found,
+            None => {
+                // It may be about an exchange that is recorded but not assembled yet.
+                let _one = self.catching_up.lock().unwrap_or_else(PoisonError::into_inner);
+                match find()? {
+                    Some(found) => found,
+                    None => {
+                        trajectory::catch_up(&self.store).map_err(Refusal::Store)?;
+                        find()?.ok_or(Refusal::NothingMatches)?
+                    }
+                }
+            }
+        };
+        self.store.give_feedback(trajectory, exchange, &feedback).map_err(Refusal::Store)?;
+        Ok(trajectory)
+    }
 }
 
 fn checked(given: &Given) -> Result<Feedback, Refusal> {
@@ -141,24 +183,31 @@ fn checked(given: &Given) -> Result<Feedback, Refusal> {
 
 type Found = Option<(TrajectoryId, Option<ExchangeId>)>;
 
-fn resolve(store: &Store, given: &Given) -> Result<Found, StoreError> {
+fn resolve(store: &Store, place: &Place, given: &Given) -> Result<Found, StoreError> {
+    let within = |id: TrajectoryId| -> Result<bool, StoreError> {
+        let scope = store.trajectory(id)?.map(|t| t.scope);
+        Ok(scope
+            .is_some_and(|s| s.tenant == place.tenant && place.app.as_ref().is_none_or(|app| *app == s.app)))
+    };
     if let Some(id) = &given.response_id
         && let Some((trajectory, exchange)) = store.find_response(id)?
+        && within(trajectory)?
     {
         return Ok(Some((trajectory, Some(exchange))));
     }
     if let Some(id) = given.exchange_id.as_ref().and_then(|id| id.parse::<ExchangeId>().ok())
         && let Some(trajectory) = store.find_exchange(id)?
+        && within(trajectory)?
     {
         return Ok(Some((trajectory, Some(id))));
     }
     if let Some(id) = &given.session_id
-        && let Some(trajectory) = store.find_session(id)?
+        && let Some(trajectory) = store.find_session(id, &place.tenant, place.app.as_deref())?
     {
         return Ok(Some((trajectory, None)));
     }
     if let Some(id) = given.trajectory_id.as_ref().and_then(|id| id.parse::<TrajectoryId>().ok())
-        && store.trajectory(id)?.is_some()
+        && within(id)?
     {
         return Ok(Some((id, None)));
     }

@@ -1,19 +1,18 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use hyper::body::{Body, Incoming};
 
 use super::FeedbackDesk;
 use super::headers::{remove_hop_headers, take_remora_headers};
-use super::respond::{self, ProxyBody};
+use super::respond::{self, InFlight, ProxyBody};
 use crate::capture::{Flight, Head, Recorder, RequestTee, ResponseTee};
 use crate::model::Ended;
 use crate::telemetry::Metrics;
 use crate::upstream::{HttpUpstream, UpstreamError};
 
-/// Answers requests: forwards them, with a copy to the recorder. Cheap to clone.
-#[derive(Clone)]
+/// Answers requests: forwards them, with a copy to the recorder.
 pub struct Forwarder {
     upstream: HttpUpstream<RequestTee<Incoming>>,
     /// None: capture is switched off.
@@ -23,21 +22,8 @@ pub struct Forwarder {
     metrics: Metrics,
 }
 
-/// Counts a request as in flight until its response's head is on its way.
-struct InFlight<'a>(&'a Metrics);
-
-impl<'a> InFlight<'a> {
-    fn new(metrics: &'a Metrics) -> Self {
-        metrics.in_flight.increment(1);
-        Self(metrics)
-    }
-}
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        self.0.in_flight.decrement(1);
-    }
-}
+/// What is answered here and never forwarded.
+const OWN_PATHS: &str = "/remora/";
 
 impl Forwarder {
     #[must_use]
@@ -53,10 +39,22 @@ impl Forwarder {
 
     /// Answers one request that came over the connection numbered `connection`.
     pub async fn answer(&self, request: Request<Incoming>, connection: i64) -> Response<ProxyBody> {
-        if request.uri().path() == FeedbackDesk::PATH {
+        let path = request.uri().path();
+        if path == FeedbackDesk::PATH {
             return own(self.feedback.take(request).await);
         }
-        if request.method() == Method::CONNECT {
+        if path.starts_with(OWN_PATHS) {
+            let message = format!("Remora has no {path}; there is {}", FeedbackDesk::PATH);
+            return own(respond::error(
+                StatusCode::NOT_FOUND,
+                "invalid_request_error",
+                "not_found",
+                &message,
+            ));
+        }
+        // In HTTP/1 only a request to a forward proxy names another host in its target; in HTTP/2 every one names ours.
+        let elsewhere = request.version() < Version::HTTP_2 && request.uri().authority().is_some();
+        if request.method() == Method::CONNECT || elsewhere {
             let message = "Remora is no forward proxy: set it as the base URL, not as HTTP_PROXY";
             return own(respond::error(
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -65,7 +63,8 @@ impl Forwarder {
                 message,
             ));
         }
-        let _in_flight = InFlight::new(&self.metrics);
+        let in_flight = InFlight::new(&self.metrics.in_flight);
+        let bodiless = request.method() == Method::HEAD;
         let (mut parts, body) = request.into_parts();
         let mut flight = self.begin(&parts, connection);
         let scope = take_remora_headers(&mut parts.headers);
@@ -73,12 +72,16 @@ impl Forwarder {
             flight.set_scope(scope);
         }
         remove_hop_headers(&mut parts.headers);
+        // Without a length, hyper would send the body of a GET or HEAD as none.
+        if !body.is_end_stream() && body.size_hint().exact().is_none() {
+            parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         let (body, leftover) = RequestTee::new(body, flight.as_mut());
         match self.upstream.send(Request::from_parts(parts, body)).await {
-            Ok(response) => Self::pass(response, flight).await,
+            Ok(response) => Self::pass(response, flight, bodiless, in_flight).await,
             Err(error) => {
                 leftover.read().await;
-                Self::fail(&error, flight)
+                Self::fail(&error, flight).await
             }
         }
     }
@@ -99,7 +102,12 @@ impl Forwarder {
         }))
     }
 
-    async fn pass(response: Response<Incoming>, mut flight: Option<Flight>) -> Response<ProxyBody> {
+    async fn pass(
+        response: Response<Incoming>,
+        mut flight: Option<Flight>,
+        bodiless: bool,
+        in_flight: InFlight,
+    ) -> Response<ProxyBody> {
         let (mut parts, body) = response.into_parts();
         if let Some(flight) = &mut flight {
             flight.response_head(parts.status.as_u16(), parts.headers.clone());
@@ -107,20 +115,34 @@ impl Forwarder {
         remove_hop_headers(&mut parts.headers);
         // The server side speaks the client's version.
         parts.version = http::Version::HTTP_11;
-        Response::from_parts(parts, ProxyBody::Upstream(ResponseTee::started(body, flight).await))
+        let bodiless = bodiless || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let body = ResponseTee::started(body, flight, bodiless).await;
+        Response::from_parts(parts, ProxyBody::Upstream(body, in_flight))
     }
 
     /// What the client is told is recorded as the response; how it came about, as the way it ended.
-    fn fail(error: &UpstreamError, flight: Option<Flight>) -> Response<ProxyBody> {
+    async fn fail(error: &UpstreamError, flight: Option<Flight>) -> Response<ProxyBody> {
         let response = respond::upstream_error(error);
         if let Some(mut flight) = flight {
+            if flight.request_broke_off() {
+                // It was the client's doing: nobody is left to be answered.
+                let detail = "the client broke off while it was sending the request".to_owned();
+                flight.finish_safely(Ended::ClientCancelled, Some(detail)).await;
+                let message = "Remora: the request's body broke off";
+                return own(respond::error(
+                    StatusCode::BAD_REQUEST,
+                    "invalid_request_error",
+                    "broken_request",
+                    message,
+                ));
+            }
             flight.response_head(response.status().as_u16(), response.headers().clone());
             flight.response_frame(response.body());
             let ended = match error {
                 UpstreamError::Timeout { .. } => Ended::UpstreamTimeout,
                 _ => Ended::UpstreamReset,
             };
-            drop(flight.finish(ended, Some(error.to_string())));
+            flight.finish_safely(ended, Some(error.to_string())).await;
         }
         own(response)
     }

@@ -15,29 +15,40 @@ const HOP: [HeaderName; 8] = [
     HeaderName::from_static("keep-alive"),
 ];
 
-/// Removes what must not be passed on.
+/// Removes what must not be passed on. The others keep their order.
 pub(super) fn remove_hop_headers(headers: &mut HeaderMap) {
-    if headers.contains_key(header::CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(header::CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| name.trim().parse().ok())
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
-    }
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
     // `TE: trailers` announces that trailers are understood; dropping it would drop them.
     let trailers = headers.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
-    for name in &HOP {
-        headers.remove(name);
+    retain(headers, |name| {
+        let hop = HOP.contains(name) || name == "proxy-connection" || named.contains(name);
+        !hop || (trailers && name == header::TE)
+    });
+}
+
+/// Keeps the headers that pass, in their order: [`HeaderMap::remove`] would put the last one into the gap.
+fn retain(headers: &mut HeaderMap, keep: impl Fn(&HeaderName) -> bool) {
+    if headers.keys().all(&keep) {
+        return;
     }
-    if trailers {
-        headers.insert(header::TE, http::HeaderValue::from_static("trailers"));
+    let mut kept = HeaderMap::with_capacity(headers.len());
+    let mut last = None;
+    for (name, value) in headers.drain() {
+        // A further value of the same header comes without its name.
+        if let Some(name) = name {
+            last = Some(name);
+        }
+        if let Some(name) = last.as_ref().filter(|name| keep(name)) {
+            kept.append(name, value);
+        }
     }
-    headers.remove("proxy-connection");
+    *headers = kept;
 }
 
 /// Takes out the headers addressed to Remora, and reads the scope from them.
@@ -56,11 +67,7 @@ pub(super) fn take_remora_headers(headers: &mut HeaderMap) -> Scope {
     if scope.user.is_empty() {
         named("helicone-user-id", &mut scope.user);
     }
-    let ours: Vec<HeaderName> =
-        headers.keys().filter(|name| name.as_str().starts_with("x-remora-")).cloned().collect();
-    for name in ours {
-        headers.remove(name);
-    }
+    retain(headers, |name| !name.as_str().starts_with("x-remora-"));
     scope
 }
 
@@ -81,12 +88,15 @@ mod tests {
             ("connection", "keep-alive, X-Private"),
             ("x-private", "1"),
             ("keep-alive", "timeout=5"),
+            ("accept", "*/*"),
             ("te", "trailers"),
+            ("x-twice", "1"),
+            ("x-twice", "2"),
             ("authorization", "Bearer x"),
         ]);
         remove_hop_headers(&mut headers);
-        let left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
-        assert_eq!(left, ["authorization", "te"]);
+        let left: Vec<&str> = headers.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(left, ["accept", "te", "x-twice", "x-twice", "authorization"]);
     }
 
     #[test]

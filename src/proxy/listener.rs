@@ -17,12 +17,12 @@ use crate::tasks::Tasks;
 /// Accepts connections and serves them.
 pub struct Proxy {
     listener: TcpListener,
-    forwarder: Forwarder,
+    forwarder: Arc<Forwarder>,
     tasks: Tasks,
     grace: Duration,
 }
 
-/// A client that takes longer to send a request's head is let go.
+/// A client that takes longer to send a request's head is let go; so is a connection at rest.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Pause after accepting failed: file descriptors may be short for a while.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -31,7 +31,7 @@ impl Proxy {
     /// A proxy on a bound listener; connections finish within `grace` when the tasks are stopped.
     #[must_use]
     pub fn new(listener: TcpListener, forwarder: Forwarder, tasks: Tasks, grace: Duration) -> Self {
-        Self { listener, forwarder, tasks, grace }
+        Self { listener, forwarder: Arc::new(forwarder), tasks, grace }
     }
 
     /// The bound address.
@@ -72,7 +72,7 @@ impl Proxy {
 
     fn serve(
         &self,
-        server: &auto::Builder<TokioExecutor>,
+        server: &Arc<auto::Builder<TokioExecutor>>,
         graceful: &GracefulShutdown,
         stream: TcpStream,
         number: i64,
@@ -84,9 +84,18 @@ impl Proxy {
             let forwarder = forwarder.clone();
             async move { Ok::<_, Infallible>(forwarder.answer(request, number).await) }
         });
-        let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
-        let connection = graceful.watch(connection);
+        let (server, watcher, stopping) = (server.clone(), graceful.watcher(), self.tasks.stopping());
         self.tasks.spawn_connection(async move {
+            // hyper's own timer starts with the first byte.
+            let spoke = tokio::select! {
+                spoke = tokio::time::timeout(HEADER_TIMEOUT, stream.readable()) => matches!(spoke, Ok(Ok(()))),
+                () = stopping.cancelled() => false,
+            };
+            if !spoke {
+                return;
+            }
+            let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
+            let connection = watcher.watch(connection);
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a client connection ended");
             }
@@ -99,10 +108,13 @@ fn builder() -> auto::Builder<TokioExecutor> {
     server
         .http1()
         .preserve_header_case(true)
+        // The upstream's date, or none.
+        .auto_date_header(false)
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_headers(256)
         .http2()
+        .auto_date_header(false)
         .timer(TokioTimer::new())
         .adaptive_window(true)
         .max_concurrent_streams(1000);

@@ -6,15 +6,33 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use metrics::Gauge;
 use serde_json::json;
 
 use crate::capture::ResponseTee;
 use crate::upstream::UpstreamError;
 
+/// Counts a request as under way until its response has ended.
+#[derive(Debug)]
+pub struct InFlight(Gauge);
+
+impl InFlight {
+    pub(super) fn new(gauge: &Gauge) -> Self {
+        gauge.increment(1);
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.decrement(1);
+    }
+}
+
 /// The body of a response: the upstream's, or a short one of ours.
 #[derive(Debug)]
 pub enum ProxyBody {
-    Upstream(ResponseTee<Incoming>),
+    Upstream(ResponseTee<Incoming>, InFlight),
     Own(Option<Bytes>),
 }
 
@@ -27,21 +45,21 @@ impl Body for ProxyBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match &mut *self {
-            Self::Upstream(tee) => Pin::new(tee).poll_frame(cx),
+            Self::Upstream(tee, _) => Pin::new(tee).poll_frame(cx),
             Self::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Upstream(tee) => tee.is_end_stream(),
+            Self::Upstream(tee, _) => tee.is_end_stream(),
             Self::Own(bytes) => bytes.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Upstream(tee) => tee.size_hint(),
+            Self::Upstream(tee, _) => tee.size_hint(),
             Self::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
         }
     }

@@ -75,12 +75,18 @@ impl Store {
         })
     }
 
-    /// The latest trajectory of a session that a client named, in any scope.
-    pub fn find_session(&self, session_id: &str) -> Result<Option<TrajectoryId>, StoreError> {
-        const SQL: &str = "SELECT id FROM trajectory WHERE session_id = ?1 ORDER BY started DESC LIMIT 1";
+    /// The latest trajectory of a session that a client named, in a tenant and, where one is named, in an app.
+    pub fn find_session(
+        &self,
+        session_id: &str,
+        tenant: &str,
+        app: Option<&str>,
+    ) -> Result<Option<TrajectoryId>, StoreError> {
+        const SQL: &str = "SELECT id FROM trajectory \
+             WHERE tenant = ?1 AND session_id = ?2 AND (?3 IS NULL OR app = ?3) ORDER BY started DESC LIMIT 1";
         self.read("find a session", |db| {
             db.prepare_cached(SQL)?
-                .query_row([session_id], |r| r.get::<_, Col<_>>(0))
+                .query_row(params![tenant, session_id, app], |r| r.get::<_, Col<_>>(0))
                 .optional()
                 .map(|c| c.map(|c| c.0))
         })

@@ -17,9 +17,10 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
 /// Opens a database in WAL mode and brings its schema up to date.
 pub(super) fn open(path: &Path, migrations: &[&str]) -> Result<Connection, StoreError> {
     let failed = StoreError::open(path);
+    make_private(path).map_err(|source| StoreError::Directory { path: path.to_owned(), source })?;
     let mut db = Connection::open(path).map_err(&failed)?;
     db.busy_timeout(BUSY_TIMEOUT).map_err(&failed)?;
-    db.pragma_update(None, "journal_mode", "wal").map_err(&failed)?;
+    into_wal(&db).map_err(&failed)?;
     db.pragma_update(None, "synchronous", "normal").map_err(&failed)?;
     db.pragma_update(None, "foreign_keys", true).map_err(&failed)?;
     // Reads the schema: a damaged one is told now, not at the first exchange.
@@ -43,4 +44,31 @@ pub(super) fn open(path: &Path, migrations: &[&str]) -> Result<Connection, Store
         tx.commit().map_err(failed(known))?;
     }
     Ok(db)
+}
+
+/// The first of two processes that open a fresh database switches it; the other may find it locked, and SQLite does not
+/// wait for that by itself.
+fn into_wal(db: &Connection) -> rusqlite::Result<()> {
+    let mut tries = 0;
+    loop {
+        match db.pragma_update(None, "journal_mode", "wal") {
+            Err(e) if tries < 100 && e.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => {
+                tries += 1;
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Makes the file, where there is none, readable by its owner only: it holds what users wrote.
+fn make_private(path: &Path) -> std::io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(e),
+        _ => Ok(()),
+    }
 }

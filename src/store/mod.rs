@@ -27,6 +27,7 @@ mod trajectories;
 mod turns;
 mod views;
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
@@ -88,7 +89,8 @@ impl Store {
     /// `insight.db`, with `record.db` beside it under the name `record`.
     fn attach(dir: &DataDir) -> Result<Connection, StoreError> {
         let db = migrate::open(&dir.insight_db(), migrate::INSIGHT)?;
-        db.execute("ATTACH DATABASE ?1 AS record", [dir.record_db().to_string_lossy()])
+        // Read-only: a write transaction takes the lock of every database that its connection could write.
+        db.execute("ATTACH DATABASE ?1 AS record", [read_only_uri(&dir.record_db())])
             .map_err(StoreError::open(&dir.record_db()))?;
         Ok(db)
     }
@@ -130,4 +132,17 @@ impl Store {
         tx.commit().map_err(StoreError::query(operation))?;
         Ok(value)
     }
+}
+
+/// The `file:` URI of a database that is only read (<https://www.sqlite.org/uri.html>).
+fn read_only_uri(path: &Path) -> String {
+    let mut uri = String::from("file:");
+    for byte in path.to_string_lossy().bytes() {
+        match byte {
+            b'/' | b'.' | b'-' | b'_' => uri.push(byte as char),
+            b if b.is_ascii_alphanumeric() => uri.push(b as char),
+            b => uri.push_str(&format!("%{b:02X}")),
+        }
+    }
+    uri + "?mode=ro"
 }

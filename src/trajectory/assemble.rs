@@ -17,18 +17,20 @@ const BATCH: usize = 64;
 /// Length of the task line in characters.
 const TASK_LENGTH: usize = 300;
 
-/// Reads every exchange that is not assembled yet and places it. Any process may call it at any time; two at once
-/// share the work.
+/// Reads every exchange that was recorded before the call and is not assembled yet, and places it. Any process may call
+/// it at any time; two at once share the work.
 ///
 /// # Errors
 /// When the store cannot be read or written. What was placed before stays placed.
 pub fn catch_up(store: &Store) -> Result<Caught, StoreError> {
     let mut caught = Caught::default();
+    // What is recorded meanwhile is left for the next round, so that a busy proxy's round ends.
+    let (_, until) = store.recorded()?;
     loop {
         let from = store.assembled()?;
         let mut turns = Vec::with_capacity(BATCH);
         let mut to = from;
-        while turns.len() < BATCH {
+        while turns.len() < BATCH && to < until {
             let Some((seq, exchange)) = store.exchange_after(to)? else { break };
             to = seq;
             turns.push(Digest::of(seq, &exchange, &wire::read(&exchange)));
@@ -124,7 +126,7 @@ impl Digest {
         if !self.converses {
             return Ok(None);
         }
-        if let Some(session) = &self.session {
+        if let Some(session) = self.session.as_ref().filter(|s| s.is_task) {
             let known = placing.session(&session.id, &self.turn.scope)?;
             let parent = match known {
                 // A parent is a turn of the same trajectory.
@@ -141,14 +143,20 @@ impl Digest {
                 confidence: session.confidence,
             }));
         }
-        Ok(Some(match self.continued(placing, None)? {
-            Some((anchor, link, confidence)) => {
-                Place { trajectory: anchor.trajectory, parent: Some(anchor.seq), link, confidence }
-            }
-            None => {
-                Place { trajectory: TrajectoryId::new(), parent: None, link: Link::First, confidence: 1.0 }
-            }
-        }))
+        if let Some((anchor, link, confidence)) = self.continued(placing, None)? {
+            return Ok(Some(Place {
+                trajectory: anchor.trajectory,
+                parent: Some(anchor.seq),
+                link,
+                confidence,
+            }));
+        }
+        let Some(trace) = &self.session else {
+            let trajectory = TrajectoryId::new();
+            return Ok(Some(Place { trajectory, parent: None, link: Link::First, confidence: 1.0 }));
+        };
+        let trajectory = placing.session(&trace.id, &self.turn.scope)?.unwrap_or_else(TrajectoryId::new);
+        Ok(Some(Place { trajectory, parent: None, link: Link::Explicit, confidence: trace.confidence }))
     }
 
     fn continued(

@@ -6,6 +6,8 @@ use crate::model::{Headers, Reading};
 pub struct Session {
     pub id: String,
     pub confidence: f64,
+    /// False for a trace: instrumented servers begin one with every request, so what the messages tell comes first.
+    pub is_task: bool,
 }
 
 /// Headers that name a session, the most deliberate first.
@@ -25,10 +27,10 @@ const MAX_LENGTH: usize = 256;
 
 /// The session of a request, or none where it names none.
 ///
-/// A trace (W3C `traceparent`) may span several tasks, so it counts a little less than a session.
+/// A trace (W3C `traceparent`) may span several tasks, or a part of one, so it counts less than a session.
 pub fn of(headers: &Headers, reading: &Reading) -> Option<Session> {
     let named = |id: &str| (!id.trim().is_empty() && id.len() <= MAX_LENGTH).then(|| id.trim().to_owned());
-    let sure = |id: String| Session { id, confidence: 1.0 };
+    let sure = |id: String| Session { id, confidence: 1.0, is_task: true };
     HEADERS
         .iter()
         .filter_map(|name| headers.get(name))
@@ -36,7 +38,13 @@ pub fn of(headers: &Headers, reading: &Reading) -> Option<Session> {
         .map(sure)
         .or_else(|| reading.session.as_ref().and_then(|(_, id)| named(id)).map(sure))
         .or_else(|| reading.conversation.as_deref().and_then(named).map(sure))
-        .or_else(|| headers.get("traceparent").and_then(trace_id).map(|id| Session { id, confidence: 0.9 }))
+        .or_else(|| {
+            headers.get("traceparent").and_then(trace_id).map(|id| Session {
+                id,
+                confidence: 0.9,
+                is_task: false,
+            })
+        })
 }
 
 /// The trace id of a `traceparent` header (<https://www.w3.org/TR/trace-context/#traceparent-header>).

@@ -4,18 +4,18 @@ use std::time::Duration;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Response, Uri, Version, header};
 use hyper::body::{Body, Incoming};
-use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls_pki_types::pem::PemObject;
 
+use super::connector::Connector;
 use super::error::{SetupError, UpstreamError};
 use crate::config::{self, Http2};
 
 /// An HTTP endpoint. Cheap to clone; clones share the pool. `B` is the body that requests carry.
 pub struct HttpUpstream<B> {
-    client: Client<HttpsConnector<HttpConnector>, B>,
+    client: Client<Connector, B>,
     url: Arc<str>,
     scheme: Scheme,
     authority: Authority,
@@ -58,15 +58,15 @@ where
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(config.connect_timeout.0));
         tcp.set_keepalive(Some(Duration::from_secs(60)));
         let https =
             hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls(config, &scheme)?).https_or_http();
-        let connector = match config.http2 {
+        let https = match config.http2 {
             Http2::Auto => https.enable_all_versions().wrap_connector(tcp),
             Http2::Always => https.enable_http2().wrap_connector(tcp),
             Http2::Never => https.enable_http1().wrap_connector(tcp),
         };
+        let connector = Connector { https, patience: config.connect_timeout.0 };
         let client = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(config.idle_timeout.0)
             .pool_timer(TokioTimer::new())

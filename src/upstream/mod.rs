@@ -3,6 +3,7 @@
 //! In: a request with its path and body. Out: the upstream's response, streamed, or why there is none. Connections are
 //! pooled; a request is sent again only when the pooled connection turned out dead before any of it was written.
 
+mod connector;
 mod error;
 mod http_client;
 

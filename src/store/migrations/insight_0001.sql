@@ -27,7 +27,7 @@ CREATE TABLE trajectory (
     cluster_id      BLOB REFERENCES cluster (id) ON DELETE SET NULL
 ) STRICT;
 CREATE INDEX trajectory_scope ON trajectory (tenant, app, started);
-CREATE INDEX trajectory_session ON trajectory (tenant, app, session_id) WHERE session_id IS NOT NULL;
+CREATE INDEX trajectory_session ON trajectory (tenant, session_id, app) WHERE session_id IS NOT NULL;
 CREATE INDEX trajectory_cluster ON trajectory (cluster_id) WHERE cluster_id IS NOT NULL;
 CREATE INDEX trajectory_unassessed ON trajectory (last_seq) WHERE assessed < revision;
 CREATE INDEX trajectory_unindexed ON trajectory (last_seq) WHERE indexed < revision;
@@ -61,8 +61,9 @@ CREATE TABLE turn (
 ) STRICT;
 CREATE INDEX turn_trajectory ON turn (trajectory_id, seq);
 CREATE INDEX turn_response ON turn (response_id) WHERE response_id IS NOT NULL;
-CREATE INDEX turn_reply ON turn (reply_chain, partition) WHERE reply_chain IS NOT NULL;
-CREATE INDEX turn_request ON turn (request_chain, partition) WHERE request_chain IS NOT NULL;
+-- in the order in which a continuation picks among equal conversations: no sorting of thousands of trials
+CREATE INDEX turn_reply ON turn (reply_chain, partition, (continued > 0), seq) WHERE reply_chain IS NOT NULL;
+CREATE INDEX turn_unanswered ON turn (request_chain, partition) WHERE reply_chain IS NULL;
 
 CREATE TABLE tool_call (
     call_id   TEXT    NOT NULL,

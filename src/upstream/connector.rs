@@ -1,0 +1,43 @@
+use std::error::Error;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Uri;
+use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tower_service::Service;
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// Connects within a limit, name look-up and TLS included: a host that accepts and then says nothing must not hold a
+/// request.
+#[derive(Clone)]
+pub(super) struct Connector {
+    pub https: HttpsConnector<HttpConnector>,
+    pub patience: Duration,
+}
+
+/// Connecting took longer than it may.
+#[derive(Debug, thiserror::Error)]
+#[error("no connection within {}", humantime::format_duration(*.0))]
+struct TooSlow(Duration);
+
+impl Service<Uri> for Connector {
+    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.https.poll_ready(cx)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let (connecting, patience) = (self.https.call(uri), self.patience);
+        Box::pin(async move {
+            tokio::time::timeout(patience, connecting).await.unwrap_or_else(|_| Err(TooSlow(patience).into()))
+        })
+    }
+}
