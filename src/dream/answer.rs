@@ -104,6 +104,14 @@ pub(super) fn of_cluster(
     let early = |c: &Case| (c.ended, c.id) <= (last.ended, last.id);
     let (found_early, ..) = field.look(early);
     let (mut ruled, bar) = (false, threshold(candidates));
+    let mut facts = Facts {
+        terms: terms.to_vec(),
+        hint: hint.map(|h| h.advice),
+        elsewhere: field.with_tool.is_empty(),
+        ..Facts::default()
+    };
+    // Rules that are only to be watched.
+    let mut unproven = Vec::new();
     for finding in found.into_iter().take(RULES) {
         let (successes, failures) = field.sides(&finding.advice);
         let later: Vec<&Case> = successes.iter().copied().filter(|c| !early(c)).collect();
@@ -114,7 +122,7 @@ pub(super) fn of_cluster(
         };
         let around: Vec<&Case> = successes.iter().chain(failures).copied().collect();
         let z = association(&finding.advice, &around);
-        let text = wording::rule(&finding.advice, &cluster.signature);
+        let text = wording::rule(&finding.advice, &cluster.signature, &facts);
         // Strong over all but not in the later part: worth watching, no more.
         let refused = match &trial {
             _ if z < 2.0 => Some(format!("runs outside the cluster do not bear it out (z {z:.1})")),
@@ -129,16 +137,24 @@ pub(super) fn of_cluster(
         ruled |= passed || matches!(finding.advice, Advice::After { .. });
         let evidence = cite(&finding.advice, &field.failures, successes);
         let support = support(&finding, &trial, z);
-        out.put(ground, cluster, LessonKind::Rule, text, evidence, support, (passed, true));
+        if passed || ruled {
+            out.put(ground, cluster, LessonKind::Rule, text, evidence, support, (passed, true));
+        } else {
+            unproven.push((finding.advice, text, evidence, support));
+        }
     }
     if !ruled {
-        pitfall(
-            ground,
-            cluster,
-            &field,
-            Facts { terms: terms.to_vec(), hint: hint.map(|h| h.advice), ..Facts::default() },
-            out,
-        );
+        if let Some((advice, ..)) = unproven.first() {
+            (facts.hint, facts.clear) = (Some(advice.clone()), true);
+        }
+        // What a pitfall that passed says with it need not be said again.
+        match pitfall(ground, cluster, &field, facts, unproven.is_empty(), out) {
+            Said::WithHint if !unproven.is_empty() => drop(unproven.remove(0)),
+            _ => {}
+        }
+    }
+    for (_, text, evidence, support) in unproven {
+        out.put(ground, cluster, LessonKind::Rule, text, evidence, support, (false, true));
     }
 }
 
@@ -167,8 +183,22 @@ fn cite(advice: &Advice, failures: &[&Case], successes: &[&Case]) -> Vec<Traject
     against.chain(newest.into_iter().take(CITED)).map(|c| c.id).collect()
 }
 
-/// What goes wrong, where no rule says it better.
-fn pitfall(ground: &Ground<'_>, cluster: &Cluster, field: &Field<'_>, mut facts: Facts, out: &mut Drafts) {
+/// Whether a pitfall was drafted that passed and carries its hint.
+#[derive(PartialEq)]
+enum Said {
+    WithHint,
+    No,
+}
+
+/// What goes wrong, where no rule says it better; `alone` where there is no rule to watch, either.
+fn pitfall(
+    ground: &Ground<'_>,
+    cluster: &Cluster,
+    field: &Field<'_>,
+    mut facts: Facts,
+    alone: bool,
+    out: &mut Drafts,
+) -> Said {
     let (signature, failures) = (&cluster.signature, &field.failures);
     let (tool, error) = (signature.tool.as_deref(), signature.text.as_str());
     let has_error = |c: &Case| {
@@ -188,8 +218,12 @@ fn pitfall(ground: &Ground<'_>, cluster: &Cluster, field: &Field<'_>, mut facts:
         // What else was called says little about an error.
         facts.hint = None;
     }
-    let telling = by_error || repeating || facts.hint.is_some();
-    let Some(text) = wording::pitfall(signature, &facts) else { return };
+    let hinted = facts.hint.is_some();
+    let telling = by_error || repeating || hinted;
+    if !by_error && !repeating && !alone {
+        return Said::No;
+    }
+    let Some(text) = wording::pitfall(signature, &facts) else { return Said::No };
     let shows = |c: &Case| if by_error { has_error(c) } else { repeating && c.repeats() >= 2 };
     let showing = |cases: &[&Case]| (cases.iter().filter(|c| shows(c)).count(), cases.len());
     let (bad, good) = (showing(&field.failed_with_tool), showing(&field.with_tool));
@@ -214,6 +248,7 @@ fn pitfall(ground: &Ground<'_>, cluster: &Cluster, field: &Field<'_>, mut facts:
         );
     }
     out.put(ground, cluster, LessonKind::Pitfall, text, evidence, support + ".", (passed, telling));
+    if passed && hinted { Said::WithHint } else { Said::No }
 }
 
 /// The call right before the failing one, where it is the same in most cases.

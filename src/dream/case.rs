@@ -52,7 +52,7 @@ impl Case {
         let actions = actions(transcript);
         let (failing, signature) = if failed {
             let step = outcome.failing_step.as_ref().map(|f| f.step);
-            signature::of(&actions, votes, feedback, step)
+            signature::of(transcript, &actions, votes, feedback, step)
         } else {
             (None, Signature::default())
         };

@@ -188,12 +188,19 @@ pub(super) fn contrast(
     Contrast { findings, hint: strongest_first(weak).into_iter().next(), candidates }
 }
 
-/// The stronger first; of equals the shorter chain, then by name.
+/// The stronger first; of equals the longest chain of calls that each tell by themselves, then the shortest, then by
+/// name.
 fn strongest_first(mut found: Vec<Finding>) -> Vec<Finding> {
+    let telling: BTreeSet<String> =
+        found.iter().map(|f| f.advice.calls()).filter(|c| c.len() == 1).flatten().collect();
+    let order = |advice: &Advice| {
+        let calls = advice.calls();
+        let all = calls.len() > 1 && calls.iter().all(|c| telling.contains(c));
+        if all { (0, GRAM - calls.len()) } else { (1, calls.len()) }
+    };
     found.sort_by(|a, b| {
         let strength = (b.z.abs() * 8.0).round().total_cmp(&(a.z.abs() * 8.0).round());
-        let length = a.advice.calls().len().cmp(&b.advice.calls().len());
-        strength.then(length).then(a.advice.cmp(&b.advice))
+        strength.then(order(&a.advice).cmp(&order(&b.advice))).then(a.advice.cmp(&b.advice))
     });
     found
 }

@@ -92,7 +92,9 @@ fn corrections(ground: &Ground<'_>, clusters: &[Cluster], out: &mut Drafts) {
     for said in all {
         let tools: Vec<_> = said.by.iter().map(|c| c.signature.tool.as_deref()).collect();
         let tool = tools.iter().all(|t| *t == tools[0]).then_some(tools[0]).flatten();
-        let text = wording::correction(said.text, tool);
+        let class = said.by[0].signature.class.as_str();
+        let class = said.by.iter().all(|c| c.signature.class == class).then_some(class);
+        let text = wording::correction(said.text, tool, class);
         let id = said.by.iter().find_map(|c| ground.members.get(&c.id)).copied();
         let evidence: Vec<_> = said.by.iter().rev().take(2 * CITED).map(|c| c.id).collect();
         let support = format!("Said on {} trajectories.", said.by.len());

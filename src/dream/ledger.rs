@@ -33,7 +33,7 @@ pub(super) fn settle(
         if past.held.contains(&draft.lesson.id) {
             continue;
         }
-        match known.get(&draft.lesson.id).copied().or_else(|| same_pitfall(&draft.lesson, past)) {
+        match known.get(&draft.lesson.id).copied().or_else(|| same_line(&draft.lesson, past)) {
             // Its words stay, so that the line stays the same line.
             Some(old) if old.id != draft.lesson.id => kept.push((
                 Lesson {
@@ -52,8 +52,7 @@ pub(super) fn settle(
             None => fresh.push(draft),
         }
     }
-    // What passed first, then what tells something; drafts come by size of their cluster.
-    fresh.sort_by_key(|d| (!d.passed, !d.telling));
+    fresh = best_of_each(fresh);
     fresh.truncate(most_new);
     let new = fresh.len() as u64;
     kept.extend(fresh.into_iter().map(|d| (Lesson { state: state(d.passed), ..d.lesson }, d.passed)));
@@ -87,25 +86,46 @@ pub(super) fn settle(
     (kept, new)
 }
 
-/// The standing pitfall of the same cluster about the same call and error. The rest of such a line rests on the weakest
-/// of evidence and would change from night to night.
-fn same_pitfall<'a>(lesson: &Lesson, past: &Past<'a>) -> Option<&'a Lesson> {
-    if lesson.kind != LessonKind::Pitfall {
+/// The best draft of every cluster first, then every cluster's second: a night's limit must not silence a cluster for
+/// the third line of another. Within a round, what passed, then what tells something; drafts come by size of their
+/// cluster.
+fn best_of_each(mut drafts: Vec<Draft>) -> Vec<Draft> {
+    drafts.sort_by_key(|d| (!d.passed, !d.telling));
+    let mut rounds: HashMap<Option<ClusterId>, usize> = HashMap::new();
+    let mut ranked: Vec<(usize, Draft)> = drafts
+        .into_iter()
+        .map(|d| {
+            let round = rounds.entry(d.lesson.cluster).or_default();
+            *round += 1;
+            (*round, d)
+        })
+        .collect();
+    ranked.sort_by_key(|(round, _)| *round);
+    ranked.into_iter().map(|(_, d)| d).collect()
+}
+
+/// The standing line of the same cluster about the same: a pitfall's call and error, a rule's calls. The rest of such a
+/// line (words about its tasks, hints) would change from night to night.
+fn same_line<'a>(lesson: &Lesson, past: &Past<'a>) -> Option<&'a Lesson> {
+    if lesson.kind == LessonKind::Correction {
         return None;
     }
-    let same = |l: &&Lesson| {
-        l.kind == LessonKind::Pitfall
-            && l.cluster == lesson.cluster
-            && subject(&l.text) == subject(&lesson.text)
-    };
+    let same =
+        |l: &&Lesson| l.kind == lesson.kind && l.cluster == lesson.cluster && subject(l) == subject(lesson);
     let standing = |l: &&Lesson| l.state != LessonState::Retired && !past.held.contains(&l.id);
     past.lessons.iter().filter(standing).find(same)
 }
 
-/// What a pitfall is about: the call, and its error where it names one.
-fn subject(text: &str) -> Vec<&str> {
-    let named = if text.contains("` can fail with `") { 2 } else { 1 };
-    text.split('`').skip(1).step_by(2).take(named).collect()
+/// What a line is about: of a pitfall the call, and its error where it names one; of a rule all calls that it names.
+fn subject(lesson: &Lesson) -> (bool, Vec<&str>) {
+    let text = lesson.text.as_str();
+    let named = match lesson.kind {
+        LessonKind::Pitfall if text.contains("` can fail with `") => 2,
+        LessonKind::Pitfall => 1,
+        LessonKind::Rule | LessonKind::Correction => usize::MAX,
+    };
+    // To do it, or to leave it.
+    (text.contains("o without `"), text.split('`').skip(1).step_by(2).take(named).collect())
 }
 
 /// Nearly the words of a lesson in the same file that the owner decided on: their decision stands for this one too.

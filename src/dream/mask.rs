@@ -43,6 +43,11 @@ static QUOTED: LazyLock<[Regex; 3]> = LazyLock::new(|| {
     ]
 });
 
+/// Names of properties in the complaints of schema validators are the tool's, not the traffic's: they stay.
+static PROPERTY: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(r#"["'`]([A-Za-z_]{1,40})["'`] (is a required property|is required|was unexpected)"#)
+});
+
 /// A capitalised word after a small one is a name, unless it speaks of errors.
 static NAME: LazyLock<Regex> = LazyLock::new(|| pattern(r"([a-z,]\s)([A-Z][a-z]+)((?:\s[A-Z][a-z]+)*)\b"));
 
@@ -69,6 +74,7 @@ pub(super) fn mask(text: &str) -> String {
     if text.len() > 20 * LONGEST {
         text = text.chars().take(20 * LONGEST).collect();
     }
+    text = PROPERTY.replace_all(&text, "$1 $2").into_owned();
     for (rule, by) in RULES.iter().take(3) {
         text = rule.replace_all(&text, *by).into_owned();
     }
@@ -100,6 +106,55 @@ pub(super) fn redact(text: &str) -> String {
     let personal = RULES.iter().filter(|(_, by)| matches!(*by, "<email>" | "<id>" | "<path>"));
     personal.fold(text, |text, (rule, by)| rule.replace_all(&text, *by).into_owned())
 }
+
+/// A masked text as people read it, at most so long: placeholders as `…` and `N`; a long one ends with a clause rather
+/// than in the middle of one. Of several complaints those that name something come first.
+#[must_use]
+pub(super) fn readable(masked: &str, longest: usize) -> String {
+    let (masked, was_cut) = masked.strip_suffix('…').map_or((masked, false), |m| (m, true));
+    let mut clauses: Vec<&str> = masked.split("; ").collect();
+    if was_cut && clauses.len() > 1 {
+        clauses.pop();
+    }
+    let told: Vec<&str> = clauses.iter().copied().filter(|c| !c.contains('<')).collect();
+    let several = clauses.len() > 1 && !told.is_empty();
+    let text = if several { told.join("; ") } else { clauses.join("; ") };
+    let was_cut = was_cut && masked.matches("; ").count() == 0;
+    let text = text.replace("<number>", "N");
+    let text = PLACEHOLDER.replace_all(&text, "…");
+    // Quotes and brackets around what was taken out say nothing.
+    let text = EMPTY.replace_all(&text, "…");
+    let text = text.trim().trim_end_matches(['.', ':', ',', ';', ' ']);
+    if text.trim_matches(['…', ' ', 'N']).is_empty() {
+        return String::new();
+    }
+    if text.chars().count() <= longest && !was_cut {
+        return text.to_owned();
+    }
+    let head: String = text.chars().take(longest).collect();
+    let ends = ["; ", ". ", ", ", ": ", " (", " - "].iter().filter_map(|b| head.rfind(b));
+    match ends.max().filter(|at| *at * 3 >= longest) {
+        Some(at) => head[..at].trim_end_matches(['.', ':', ',', ';', ' ']).to_owned(),
+        None => {
+            let cut = head.rfind(' ').map_or(head.as_str(), |at| &head[..at]);
+            // Not with a word that wants another.
+            let mut words: Vec<&str> = cut.split(' ').collect();
+            while words.len() > 3 && words.last().is_some_and(|w| LINKS.contains(w)) {
+                words.pop();
+            }
+            words.join(" ")
+        }
+    }
+}
+
+const LINKS: [&str; 28] = [
+    "a", "an", "the", "of", "for", "to", "in", "on", "at", "by", "with", "without", "from", "and", "or",
+    "but", "because", "that", "which", "when", "is", "was", "are", "be", "not", "as", "than", "if",
+];
+static PLACEHOLDER: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"<(?:url|email|id|date|time|path|name|text)>"));
+static EMPTY: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r#"[\[("'#]*…[\])"']*(?:[ ,/]+[\[("'#]*…[\])"']*)*"#));
 
 /// The beginning of a text, cut between words.
 #[must_use]

@@ -1,10 +1,11 @@
-//! What kind of failure it is.
+//! What kind of failure it is: its cause, where the trace shows one, rather than what the user said of it.
 
 use std::collections::HashMap;
 
 use super::actions::Action;
 use super::mask::mask;
-use crate::model::{Feedback, Signature, Vote, VoteSource};
+use crate::model::{Feedback, Role, Signature, Transcript, Vote, VoteSource};
+use crate::outcome;
 
 /// The class of failures that left no trace but the outcome.
 pub(super) const UNEXPLAINED: &str = "unexplained";
@@ -12,20 +13,16 @@ pub(super) const UNEXPLAINED: &str = "unexplained";
 /// The action where it went wrong and the signature, from the votes, the errors and where the outcome points.
 #[must_use]
 pub(super) fn of(
+    t: &Transcript,
     actions: &[Action],
     votes: &[Vote],
     feedback: &[Feedback],
     failing_step: Option<usize>,
 ) -> (Option<usize>, Signature) {
-    // Feedback says that it failed, not how: the strongest of the others gives the class.
-    let strongest = votes
-        .iter()
-        .filter(|v| {
-            v.value < 0.5 && !matches!(v.source, VoteSource::Feedback(_) | VoteSource::Acknowledgement)
-        })
-        .max_by(|a, b| a.confidence.total_cmp(&b.confidence).then_with(|| b.source.cmp(&a.source)));
-    let step = strongest.and_then(|v| v.step).or(failing_step);
-    let class = match strongest {
+    let found = cause(t, actions, votes);
+    let cause = found.as_ref();
+    let step = cause.and_then(|v| v.step).or(failing_step);
+    let class = match cause {
         Some(vote) => vote.source.to_string(),
         None if unrecovered(actions).is_some() => VoteSource::ToolError.to_string(),
         None if repeated(actions).is_some() => VoteSource::RepeatedCall.to_string(),
@@ -33,6 +30,7 @@ pub(super) fn of(
         None => UNEXPLAINED.to_owned(),
     };
     let at_step = || step.and_then(|s| actions.iter().rposition(|a| a.step == s));
+    let up_to_step = || step.and_then(|s| actions.iter().rposition(|a| a.step <= s));
     let last_change = || actions.iter().rposition(Action::changes_something);
     let failing = match class.as_str() {
         "tool_error" => at_step()
@@ -40,18 +38,16 @@ pub(super) fn of(
             .or_else(|| unrecovered(actions))
             .or_else(at_step),
         "repeated_call" => repeated(actions).or_else(at_step),
+        // The answer itself is what is wrong: calls before it went well.
+        "truncation" | "refusal" | "output_schema" => at_step(),
+        "http_error" => up_to_step(),
         UNEXPLAINED => last_change().or_else(at_step),
         _ => at_step().or_else(last_change),
     };
     let action = failing.map(|i| &actions[i]);
     let text = match action.and_then(|a| a.error.clone()) {
-        Some(error) => error,
-        None => match (class.as_str(), strongest) {
-            // These sentences are about this trajectory alone; the class says what they have in common.
-            (UNEXPLAINED | "repeated_call" | "user_correction" | "tool_error" | "abandonment", _)
-            | (_, None) => String::new(),
-            (_, Some(vote)) => mask(&vote.evidence),
-        },
+        Some(error) if class != "http_error" => error,
+        _ => cause.map(|vote| text_of(vote, t)).unwrap_or_default(),
     };
     let signature = Signature {
         class,
@@ -60,6 +56,101 @@ pub(super) fn of(
         arguments: action.map(|a| a.arguments.clone()).unwrap_or_default(),
     };
     (failing, signature)
+}
+
+/// The vote that says what went wrong. That the user corrected or left is what came of it: where the turn that they
+/// corrected shows a cause, that is it.
+fn cause(t: &Transcript, actions: &[Action], votes: &[Vote]) -> Option<Vote> {
+    // Feedback says that it failed, not how.
+    let against: Vec<&Vote> = votes
+        .iter()
+        .filter(|v| {
+            v.value < 0.5 && !matches!(v.source, VoteSource::Feedback(_) | VoteSource::Acknowledgement)
+        })
+        .collect();
+    let corrected = against.iter().find(|v| v.source == VoteSource::UserCorrection).and_then(|v| v.step);
+    if let Some(step) = corrected {
+        let then = votes_before_correction(t, step);
+        // What ended a run after the correction is its cause as well.
+        let later =
+            || strongest(against.iter().copied().filter(|v| mechanical(v) && v.step > Some(step)), actions);
+        if let Some(found) = strongest(then.iter(), actions).or_else(later) {
+            return Some(found.clone());
+        }
+    }
+    let left = |v: &&Vote| v.source != VoteSource::Abandonment;
+    strongest(against.iter().copied().filter(left), actions)
+        .or_else(|| strongest(against.iter().copied(), actions))
+        .cloned()
+}
+
+/// The strongest vote. Of a failing call that was repeated or that broke its schema, this says more than that it failed.
+fn strongest<'a>(votes: impl Iterator<Item = &'a Vote>, actions: &[Action]) -> Option<&'a Vote> {
+    let votes: Vec<&Vote> = votes.collect();
+    let best = votes
+        .iter()
+        .max_by(|a, b| a.confidence.total_cmp(&b.confidence).then_with(|| b.source.cmp(&a.source)))?;
+    if best.source != VoteSource::ToolError {
+        return Some(best);
+    }
+    let tool = |v: &Vote| {
+        let at = v.step.and_then(|s| actions.iter().rposition(|a| a.step == s));
+        at.map(|i| actions[i].name.as_str())
+    };
+    let closer = |source: VoteSource| {
+        // A schema that the tool itself does not hold to explains nothing.
+        votes.iter().find(|v| v.source == source && v.confidence > 0.6 && tool(v) == tool(best))
+    };
+    Some(closer(VoteSource::RepeatedCall).or_else(|| closer(VoteSource::ArgumentsSchema)).unwrap_or(best))
+}
+
+/// Whether a vote names a cause in what was done, rather than what people made of it.
+fn mechanical(vote: &Vote) -> bool {
+    matches!(
+        vote.source,
+        VoteSource::ToolError
+            | VoteSource::ArgumentsSchema
+            | VoteSource::OutputSchema
+            | VoteSource::RepeatedCall
+            | VoteSource::Truncation
+            | VoteSource::Refusal
+            | VoteSource::HttpError
+    )
+}
+
+/// What would have been voted had the conversation ended before the correction, as far as it is about the turn that
+/// was corrected: detectors look at how a conversation ends, and this one went on.
+fn votes_before_correction(t: &Transcript, step: usize) -> Vec<Vote> {
+    let Some(answer) = t.steps.get(step).and_then(|s| s.message) else { return Vec::new() };
+    let asks = |i: &usize| t.messages.get(*i).is_some_and(|m| m.role == Role::User);
+    let end = (answer + 1..t.messages.len()).find(asks).unwrap_or(t.messages.len());
+    let begin = (0..answer).rev().find(asks).unwrap_or(0);
+    let before =
+        Transcript { messages: t.messages[..end].to_vec(), steps: t.steps[..=step].to_vec(), ..t.clone() };
+    let in_turn = |v: &Vote| v.step.and_then(|s| t.steps.get(s)?.message).is_none_or(|m| m >= begin);
+    let mut votes = outcome::votes(&before, &[]);
+    votes.retain(|v| v.value < 0.5 && mechanical(v) && in_turn(v));
+    votes
+}
+
+/// What a vote says beyond its class, masked; empty where it is about this trajectory alone.
+fn text_of(vote: &Vote, t: &Transcript) -> String {
+    let said = vote.evidence.split_once(": ").map_or(vote.evidence.as_str(), |(_, said)| said);
+    match vote.source {
+        // Status codes tell apart what the masked number would not.
+        VoteSource::HttpError => match vote.step.and_then(|s| t.steps.get(s)) {
+            Some(step) => {
+                step.status.map_or_else(|| step.ended.to_string(), |status| format!("status {status}"))
+            }
+            None => String::new(),
+        },
+        VoteSource::OutputSchema if said.starts_with("no JSON") => "no JSON".into(),
+        VoteSource::OutputSchema
+        | VoteSource::ArgumentsSchema
+        | VoteSource::Refusal
+        | VoteSource::Truncation => mask(said),
+        _ => String::new(),
+    }
 }
 
 /// The last action that failed and after which the same tool never worked.

@@ -3,43 +3,77 @@
 use std::collections::{HashMap, HashSet};
 
 use super::case::Case;
-use super::mask::shorten;
+use super::mask::readable;
 use super::signature::UNEXPLAINED;
 use crate::model::Signature;
 
 /// Words shown of a cluster that has no error text.
 const TERMS: usize = 3;
 
+/// Longest title in characters.
+const LONGEST: usize = 90;
+
 /// The title of a cluster, from its signature; `terms` help where the signature says little.
 #[must_use]
 pub(super) fn title(signature: &Signature, terms: &[String]) -> String {
-    let text = shorten(&signature.text, 90);
-    let said = |lead: String| if text.is_empty() { lead } else { format!("{lead}: {text}") };
     let tool = signature.tool.as_deref().map(|t| format!("`{t}`"));
     let called = tool.clone().unwrap_or_else(|| "a tool".into());
+    let error = without_name(&signature.text, signature.tool.as_deref());
+    let said = |lead: String| {
+        let room = LONGEST.saturating_sub(lead.chars().count() + 2).max(30);
+        let text = readable(error, room);
+        if text.is_empty() { lead } else { format!("{lead}: {text}") }
+    };
     let about = if terms.is_empty() { String::new() } else { format!(" ({})", terms.join(", ")) };
     match signature.class.as_str() {
         "tool_error" => said(format!("{called} fails")),
-        "arguments_schema" => said(format!("{called} is called with arguments that its schema refuses")),
-        "output_schema" => said("The answer does not follow the requested schema".into()),
-        "repeated_call" if text.is_empty() => {
+        "arguments_schema" => said(format!("Wrong arguments for {called}")),
+        "output_schema" if signature.text == "no JSON" => {
+            format!("The answer is not the JSON that was asked for{about}")
+        }
+        "output_schema" => said("The answer breaks the requested schema".into()),
+        "repeated_call" if signature.text.is_empty() => {
             format!("{called} is called again and again with the same arguments")
         }
-        "repeated_call" => format!("{called} repeats the same failing call: {text}"),
-        "truncation" => "The answer is cut off at the token limit".into(),
+        "repeated_call" => said(format!("{called} repeats the same failing call")),
+        "truncation" => format!("The answer is cut off at the token limit{about}"),
         "refusal" => format!("The model refuses{about}"),
-        "http_error" => said("The upstream answers with an error".into()),
+        "http_error" => {
+            let after = tool.map(|t| format!(" after {t}")).unwrap_or_default();
+            format!("{}{after}", upstream(&signature.text))
+        }
         "user_correction" => match tool {
             Some(tool) => format!("The user corrects the result after {tool}{about}"),
             None => format!("The user corrects the answer{about}"),
         },
         "abandonment" => format!("The user leaves before it is done{about}"),
         UNEXPLAINED => match tool {
-            Some(tool) if !text.is_empty() => format!("Ends badly after {tool} failed: {text}"),
+            Some(tool) if !signature.text.is_empty() => said(format!("Ends badly after {tool} failed")),
             Some(tool) => format!("Ends badly after {tool} although no error shows{about}"),
             None => format!("Ends badly without any action{about}"),
         },
         other => said(format!("{} {called}", other.replace('_', " "))),
+    }
+}
+
+/// What the upstream did: `status 500`, or how the connection ended.
+#[must_use]
+pub(super) fn upstream(text: &str) -> String {
+    match text {
+        "" => "The upstream gives no answer".into(),
+        "upstream_reset" => "The upstream breaks off".into(),
+        "upstream_timeout" => "The upstream does not answer in time".into(),
+        other => format!("The upstream answers {}", other.strip_prefix("status ").unwrap_or(other)),
+    }
+}
+
+/// An error without a lead that only names the tool: `invalid arguments for cancel_order: …`.
+#[must_use]
+pub(super) fn without_name<'a>(error: &'a str, tool: Option<&str>) -> &'a str {
+    const LEAD: usize = 70;
+    match error.split_once(": ") {
+        Some((lead, rest)) if lead.len() <= LEAD && tool.is_some_and(|t| lead.contains(t)) => rest,
+        _ => error,
     }
 }
 
@@ -63,12 +97,21 @@ pub(super) fn terms(groups: &[Vec<&Case>]) -> Vec<Vec<String>> {
         found
     };
     let usual = usual(groups, &words);
+    // A word that is never written small is a name.
+    let small: HashSet<&str> = groups
+        .iter()
+        .flatten()
+        .flat_map(|c| c.task.split(|c: char| !c.is_alphanumeric()))
+        .filter(|w| w.starts_with(char::is_lowercase))
+        .collect();
     let counted: Vec<HashMap<String, f64>> = groups
         .iter()
         .map(|group| {
             let mut counts = HashMap::new();
             let telling = |c: &&Case| {
-                words(c).into_iter().filter(|w| !usual.contains(&(c.family, w.clone()))).collect::<Vec<_>>()
+                let common =
+                    |w: &String| small.contains(w.as_str()) && !usual.contains(&(c.family, w.clone()));
+                words(c).into_iter().filter(common).collect::<Vec<_>>()
             };
             group.iter().flat_map(telling).for_each(|w| *counts.entry(w).or_default() += 1.0);
             counts

@@ -21,7 +21,7 @@ fn a_night_turns_failures_into_clusters_and_lessons_in_files() {
     assert_eq!(
         titles,
         [
-            (9, "`cancel_order` fails: order <id> cannot be cancelled".to_owned()),
+            (9, "`cancel_order` fails: order … cannot be cancelled".to_owned()),
             (9, "`search_items` is called again and again with the same arguments".to_owned()),
         ]
     );
