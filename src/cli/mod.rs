@@ -143,19 +143,6 @@ fn told(error: &anyhow::Error) -> String {
     line
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_cause_is_told_once() {
-        let source = std::io::Error::other("no space");
-        let error = anyhow::Error::from(crate::store::StoreError::Directory { path: "/x".into(), source });
-        assert_eq!(told(&error).matches("no space").count(), 1);
-        assert!(told(&error.context("the night")).starts_with("the night: /x: cannot"));
-    }
-}
-
 impl Common {
     fn config_file(&self) -> Option<PathBuf> {
         self.config.clone().or_else(|| variable("REMORA_CONFIG").map(PathBuf::from))
@@ -188,4 +175,17 @@ fn open_store(config: &Config) -> Result<Store, Failure> {
 /// An async runtime for verbs that need one.
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     Ok(tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("remora").build()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let source = std::io::Error::other("no space");
+        let error = anyhow::Error::from(crate::store::StoreError::Directory { path: "/x".into(), source });
+        assert_eq!(told(&error).matches("no space").count(), 1);
+        assert!(told(&error.context("the night")).starts_with("the night: /x: cannot"));
+    }
 }

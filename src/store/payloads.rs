@@ -1,6 +1,7 @@
 //! Bodies, in one database file a day, so that retention drops files.
 
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -28,7 +29,15 @@ const OPEN_DAYS: usize = 8;
 pub(super) struct PayloadWriter {
     dir: DataDir,
     synchronous: &'static str,
-    today: Option<(String, Connection)>,
+    today: Option<Today>,
+}
+
+#[derive(Debug)]
+struct Today {
+    day: String,
+    /// As [`identity`] tells it.
+    file: u64,
+    db: Connection,
 }
 
 impl PayloadWriter {
@@ -67,24 +76,43 @@ impl PayloadWriter {
 
     fn open(&mut self, day: &str) -> Result<&mut Connection, StoreError> {
         let path = self.dir.payload_db(day);
-        // A file that was deleted would take what is written into it along.
-        if self.today.as_ref().is_none_or(|(open, _)| open != day) || !path.exists() {
+        let stays = |today: &Today| today.day == day && identity(&path) == Some(today.file);
+        if !self.today.as_ref().is_some_and(stays) {
             // First closed, for closing removes the files beside it by name.
             self.today = None;
-            let db = migrate::open(&path, migrate::PAYLOAD)?;
+            let (db, file) = open_day(&path)?;
             db.pragma_update(None, "synchronous", self.synchronous)
                 .map_err(StoreError::query("open payloads"))?;
-            self.today = Some((day.to_owned(), db));
+            self.today = Some(Today { day: day.to_owned(), file, db });
         }
-        Ok(&mut self.today.as_mut().expect("opened just above").1)
+        Ok(&mut self.today.as_mut().expect("opened just above").db)
     }
+}
+
+/// Opens a day's file, which must be there or be made, and says which it is.
+fn open_day(path: &Path) -> Result<(Connection, u64), StoreError> {
+    let db = migrate::open(path, migrate::PAYLOAD)?;
+    Ok((db, identity(path).unwrap_or_default()))
+}
+
+/// Tells a file from one that took its name after it was deleted or replaced; none where there is no file. What is
+/// written to a deleted file is lost, and what is read from it is old.
+fn identity(path: &Path) -> Option<u64> {
+    let found = std::fs::metadata(path).ok()?;
+    #[cfg(unix)]
+    let number = std::os::unix::fs::MetadataExt::ino(&found);
+    // Elsewhere an open file cannot be deleted.
+    #[cfg(not(unix))]
+    let number = u64::from(!found.is_file());
+    Some(number)
 }
 
 /// Reads bodies back.
 #[derive(Debug)]
 pub(super) struct PayloadReader {
     dir: DataDir,
-    open: HashMap<String, Connection>,
+    /// With the [`identity`] of the file.
+    open: HashMap<String, (Connection, u64)>,
     /// Days whose file turned out damaged: said once, not for each body.
     damaged: HashSet<String>,
 }
@@ -132,16 +160,18 @@ impl PayloadReader {
     }
 
     fn open(&mut self, day: &str) -> Result<Option<&Connection>, StoreError> {
-        if !self.open.contains_key(day) {
-            let path = self.dir.payload_db(day);
-            if !path.exists() {
-                return Ok(None);
-            }
+        let path = self.dir.payload_db(day);
+        let Some(found) = identity(&path) else {
+            self.open.remove(day);
+            return Ok(None);
+        };
+        if self.open.get(day).is_none_or(|(_, file)| *file != found) {
+            self.open.remove(day);
             if self.open.len() >= OPEN_DAYS {
                 self.open.clear();
             }
-            self.open.insert(day.to_owned(), migrate::open(&path, migrate::PAYLOAD)?);
+            self.open.insert(day.to_owned(), open_day(&path)?);
         }
-        Ok(self.open.get(day))
+        Ok(self.open.get(day).map(|(db, _)| db))
     }
 }
