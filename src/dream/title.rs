@@ -35,7 +35,7 @@ pub(super) fn title(signature: &Signature, terms: &[String]) -> String {
         "repeated_call" if signature.text.is_empty() => {
             format!("{called} is called again and again with the same arguments")
         }
-        "repeated_call" => said(format!("{called} repeats the same failing call")),
+        "repeated_call" => said(format!("{called} keeps failing")),
         "truncation" => format!("The answer is cut off at the token limit{about}"),
         "refusal" => format!("The model refuses{about}"),
         "http_error" => {

@@ -137,7 +137,10 @@ pub(super) fn pitfall(signature: &Signature, facts: &Facts) -> Option<String> {
     let about = about(facts);
     let hint = facts.hint.as_ref().map(|h| hinted(h, facts.clear));
     let and = hint.as_ref().map(|h| format!("; {h}")).unwrap_or_default();
-    let listed = || shorten(&signature.arguments.join(", "), QUOTE);
+    let listed = || {
+        let names: Vec<String> = signature.arguments.iter().take(5).map(|a| format!("`{a}`")).collect();
+        names.join(", ")
+    };
     // Of calls that can fail; elsewhere the text is not an error of the call.
     let failing =
         matches!(signature.class.as_str(), "tool_error" | "arguments_schema" | "repeated_call" | UNEXPLAINED);
@@ -177,7 +180,7 @@ pub(super) fn pitfall(signature: &Signature, facts: &Facts) -> Option<String> {
         }
         ("arguments_schema", Some(tool), _) if !signature.arguments.is_empty() => {
             format!(
-                "Check the arguments of `{tool}` against its schema: calls with `{}` broke it{and}.",
+                "Check the arguments of `{tool}` against its schema: calls with {} broke it{and}.",
                 listed()
             )
         }
@@ -193,7 +196,7 @@ pub(super) fn pitfall(signature: &Signature, facts: &Facts) -> Option<String> {
             )
         }
         (UNEXPLAINED | "abandonment", Some(tool), _) if !signature.arguments.is_empty() => format!(
-            "`{tool}` can go through and still be wrong{about}: compare `{}` with what was asked before calling it.",
+            "`{tool}` can go through and still be wrong{about}: compare {} with what was asked before calling it.",
             listed()
         ),
         (UNEXPLAINED | "abandonment", None, _) => format!(
