@@ -43,8 +43,8 @@ pub(super) fn title(signature: &Signature, terms: &[String]) -> String {
             format!("{}{after}", upstream(&signature.text))
         }
         "user_correction" => match tool {
-            Some(tool) => format!("The user corrects the result after {tool}{about}"),
-            None => format!("The user corrects the answer{about}"),
+            Some(tool) => format!("The result after {tool} is corrected{about}"),
+            None => format!("The answer is corrected by the user{about}"),
         },
         "abandonment" => format!("The user leaves before it is done{about}"),
         UNEXPLAINED => match tool {
