@@ -242,10 +242,16 @@ fn pitfall(
     let evidence: Vec<TrajectoryId> = failures.iter().rev().take(CITED).map(|c| c.id).collect();
     let mut support = format!("{} failures in the cluster", failures.len());
     if by_error || repeating {
-        support += &format!(
-            "; seen in {} of {} failures and {} of {} successes that call it (z {z:.1})",
-            bad.0, bad.1, good.0, good.1
-        );
+        support += &match good.1 {
+            0 => format!(
+                "; seen in {} of {} failures that call it, with no success to compare with",
+                bad.0, bad.1
+            ),
+            _ => format!(
+                "; seen in {} of {} failures and {} of {} successes that call it (z {z:.1})",
+                bad.0, bad.1, good.0, good.1
+            ),
+        };
     }
     out.put(ground, cluster, LessonKind::Pitfall, text, evidence, support + ".", (passed, telling));
     if passed && hinted { Said::WithHint } else { Said::No }

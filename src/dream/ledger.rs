@@ -27,6 +27,11 @@ pub(super) fn settle(
     let known: HashMap<&LessonId, &Lesson> = past.lessons.iter().map(|l| (&l.id, l)).collect();
     let standing = past.lessons.iter().filter(|l| l.state != LessonState::Retired).count();
     let state = |passed: bool| if passed && accept { LessonState::Active } else { LessonState::Watch };
+    // What the owner accepted stays accepted while it passes.
+    let again = |passed: bool, old: &Lesson| match old.state {
+        LessonState::Active if passed => LessonState::Active,
+        _ => state(passed),
+    };
     let mut kept: Vec<(Lesson, bool)> = Vec::new();
     let mut fresh: Vec<Draft> = Vec::new();
     for draft in drafts {
@@ -37,7 +42,7 @@ pub(super) fn settle(
             // Its words stay, so that the line stays the same line.
             Some(old) if old.id != draft.lesson.id => kept.push((
                 Lesson {
-                    state: state(draft.passed),
+                    state: again(draft.passed, old),
                     evidence: draft.lesson.evidence,
                     support: draft.lesson.support,
                     ..old.clone()
@@ -45,7 +50,7 @@ pub(super) fn settle(
                 draft.passed,
             )),
             Some(old) => kept.push((
-                Lesson { state: state(draft.passed), night: old.night, ..draft.lesson },
+                Lesson { state: again(draft.passed, old), night: old.night, ..draft.lesson },
                 draft.passed,
             )),
             None if says_again(&draft.lesson, past) => {}

@@ -47,6 +47,9 @@ static QUOTED: LazyLock<[Regex; 3]> = LazyLock::new(|| {
 static PROPERTY: LazyLock<Regex> = LazyLock::new(|| {
     pattern(r#"["'`]([A-Za-z_]{1,40})["'`] (is a required property|is required|was unexpected)"#)
 });
+static TYPE: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(r#"is not of types? ["'`](array|object|string|integer|number|boolean|null)["'`]"#)
+});
 
 /// A capitalised word after a small one is a name, unless it speaks of errors.
 static NAME: LazyLock<Regex> = LazyLock::new(|| pattern(r"([a-z,]\s)([A-Z][a-z]+)((?:\s[A-Z][a-z]+)*)\b"));
@@ -75,6 +78,7 @@ pub(super) fn mask(text: &str) -> String {
         text = text.chars().take(20 * LONGEST).collect();
     }
     text = PROPERTY.replace_all(&text, "$1 $2").into_owned();
+    text = TYPE.replace_all(&text, "is not of type $1").into_owned();
     for (rule, by) in RULES.iter().take(3) {
         text = rule.replace_all(&text, *by).into_owned();
     }
@@ -124,6 +128,9 @@ pub(super) fn readable(masked: &str, longest: usize) -> String {
     let text = PLACEHOLDER.replace_all(&text, "…");
     // Quotes and brackets around what was taken out say nothing.
     let text = EMPTY.replace_all(&text, "…");
+    // Where a validator looked: `/item_ids: … is not of type array`.
+    let text = PLACE.replace(&text, "$1 ");
+    let text = HANGING.replace(text.trim_end_matches(['.', ' ']), "$1");
     let text = text.trim().trim_end_matches(['.', ':', ',', ';', ' ']);
     if text.trim_matches(['…', ' ', 'N']).is_empty() {
         return String::new();
@@ -153,6 +160,9 @@ const LINKS: [&str; 28] = [
 ];
 static PLACEHOLDER: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"<(?:url|email|id|date|time|path|name|text)>"));
+static PLACE: LazyLock<Regex> = LazyLock::new(|| pattern(r"^/(\w+): (?:… )?"));
+static HANGING: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"(\w ?…?) (?:in|at|on|near|for|from|to|with|of|by) …$"));
 static EMPTY: LazyLock<Regex> =
     LazyLock::new(|| pattern(r#"[\[("'#]*…[\])"']*(?:[ ,/]+[\[("'#]*…[\])"']*)*"#));
 
@@ -175,6 +185,38 @@ pub(super) fn shorten(text: &str, longest: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn masked_text_reads_like_a_sentence() {
+        for (text, read) in [
+            ("Unknown column 'T1.id' in 'field list'", "Unknown column …"),
+            ("unknown sku 'desk lamp'", "unknown sku …"),
+            (
+                "refund of 120.50 euros exceeds the limit of 100 euros.",
+                "refund of N euros exceeds the limit of N euros",
+            ),
+            (
+                "'a@b.example' does not match '^C'; 'postal_code' is a required property",
+                "postal_code is a required property",
+            ),
+            (r#"/item_ids: "[1]" is not of type "array""#, "item_ids is not of type array"),
+            (
+                "the order 7 was sent to Jane Roe in the morning of the day before, which nobody had",
+                "the order N was sent to … in the morning of the day before",
+            ),
+            ("'x'", ""),
+        ] {
+            assert_eq!(readable(&mask(text), 70), read);
+        }
+    }
+
+    #[test]
+    fn a_readable_text_ends_with_no_half_sentence() {
+        let long = "refund of 500 euros exceeds the limit of 100 for refunds without approval by anybody";
+        assert_eq!(readable(&mask(long), 60), "refund of N euros exceeds the limit of N for refunds");
+        let cut = format!("first thing; second thing {}", "word ".repeat(60));
+        assert_eq!(readable(&mask(&cut), 100), "first thing");
+    }
 
     #[test]
     fn what_varies_is_masked_and_what_tells_stays() {

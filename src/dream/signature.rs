@@ -170,3 +170,79 @@ fn repeated(actions: &[Action]) -> Option<usize> {
         *count >= 3
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::actions::actions;
+    use super::super::tests::world::{call, says, transcript_of, user};
+    use super::*;
+    use crate::model::{Message, TrajectoryId};
+
+    fn signature(messages: Vec<Message>, change: impl FnOnce(&mut Transcript)) -> Signature {
+        let mut t = transcript_of(TrajectoryId::from_bytes([0; 16]), messages);
+        change(&mut t);
+        let votes = outcome::votes(&t, &[]);
+        of(&t, &actions(&t), &votes, &[], None).1
+    }
+
+    fn complains() -> [Message; 2] {
+        [user("That is not what I asked for."), says("I am sorry about that.")]
+    }
+
+    #[test]
+    fn a_correction_of_a_tool_error_is_that_error() {
+        let mut messages = vec![user("Cancel order 7 please")];
+        messages.extend(call("cancel_order", "{}", r#"{"error": "order 7 has already shipped"}"#));
+        messages.push(says("I could not do it."));
+        messages.extend(complains());
+        let found = signature(messages, |_| {});
+        assert_eq!((found.class.as_str(), found.tool.as_deref()), ("tool_error", Some("cancel_order")));
+        assert_eq!(found.text, "order <number> has already shipped");
+    }
+
+    #[test]
+    fn a_correction_of_a_cut_off_answer_is_a_truncation() {
+        let mut messages = vec![user("How do I return it?"), says("First of all, and")];
+        messages.extend(complains());
+        let found = signature(messages, |t| t.steps[0].finish_reason = Some("length".into()));
+        assert_eq!((found.class.as_str(), found.tool), ("truncation", None));
+    }
+
+    #[test]
+    fn a_correction_of_an_answer_without_a_fault_stays_a_correction() {
+        let mut messages = vec![user("Cancel order 7 please")];
+        messages.extend(call("cancel_order", "{}", "cancelled"));
+        messages.push(says("It is cancelled."));
+        messages.extend(complains());
+        let found = signature(messages, |_| {});
+        assert_eq!((found.class.as_str(), found.tool.as_deref()), ("user_correction", Some("cancel_order")));
+    }
+
+    #[test]
+    fn an_error_of_an_earlier_turn_does_not_explain_a_later_correction() {
+        let mut messages = vec![user("Find my order")];
+        messages.extend(call("find_order", "{}", r#"{"error": "no such order"}"#));
+        messages.extend([says("Which one?"), user("Number 7, cancel it")]);
+        messages.extend(call("cancel_order", "{}", "cancelled"));
+        messages.push(says("It is cancelled."));
+        messages.extend(complains());
+        assert_eq!(signature(messages, |_| {}).class, "user_correction");
+    }
+
+    #[test]
+    fn errors_of_the_upstream_keep_their_status() {
+        let mut messages = vec![user("List my orders")];
+        messages.extend(call("export_history", "{}", "[]"));
+        let found = signature(messages, |t| {
+            let failed = crate::model::Step {
+                message: None,
+                status: Some(503),
+                finish_reason: None,
+                ..t.steps[0].clone()
+            };
+            t.steps.push(failed);
+        });
+        assert_eq!((found.class.as_str(), found.text.as_str()), ("http_error", "status 503"));
+        assert_eq!(found.tool.as_deref(), Some("export_history"));
+    }
+}

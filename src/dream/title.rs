@@ -35,7 +35,7 @@ pub(super) fn title(signature: &Signature, terms: &[String]) -> String {
         "repeated_call" if signature.text.is_empty() => {
             format!("{called} is called again and again with the same arguments")
         }
-        "repeated_call" => said(format!("{called} repeats the same failing call")),
+        "repeated_call" => said(format!("{called} keeps failing")),
         "truncation" => format!("The answer is cut off at the token limit{about}"),
         "refusal" => format!("The model refuses{about}"),
         "http_error" => {
@@ -43,8 +43,8 @@ pub(super) fn title(signature: &Signature, terms: &[String]) -> String {
             format!("{}{after}", upstream(&signature.text))
         }
         "user_correction" => match tool {
-            Some(tool) => format!("The user corrects the result after {tool}{about}"),
-            None => format!("The user corrects the answer{about}"),
+            Some(tool) => format!("The result after {tool} is corrected{about}"),
+            None => format!("The answer is corrected by the user{about}"),
         },
         "abandonment" => format!("The user leaves before it is done{about}"),
         UNEXPLAINED => match tool {

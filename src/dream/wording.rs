@@ -43,8 +43,7 @@ pub(super) fn rule(advice: &Advice, signature: &Signature, facts: &Facts) -> Str
                 format!("Call {} before the end of such a task; runs that never did {seen}.", chain(calls))
             }
             None => {
-                let tasks = facts.terms.join(", ");
-                format!("In tasks about {tasks}, call {}; runs that never did {seen}.", chain(calls))
+                format!("In tasks{}, call {}; runs that never did {seen}.", about(facts), chain(calls))
             }
         },
         Advice::Avoid { call: token } => match &signature.tool {
@@ -62,7 +61,7 @@ pub(super) fn rule(advice: &Advice, signature: &Signature, facts: &Facts) -> Str
 }
 
 fn in_tasks(facts: &Facts) -> String {
-    if facts.terms.is_empty() { String::new() } else { format!(" in tasks about {}", facts.terms.join(", ")) }
+    if facts.terms.is_empty() { String::new() } else { format!(" in tasks{}", about(facts)) }
 }
 
 /// Past tense: what happened to the runs.
@@ -137,7 +136,10 @@ pub(super) fn pitfall(signature: &Signature, facts: &Facts) -> Option<String> {
     let about = about(facts);
     let hint = facts.hint.as_ref().map(|h| hinted(h, facts.clear));
     let and = hint.as_ref().map(|h| format!("; {h}")).unwrap_or_default();
-    let listed = || shorten(&signature.arguments.join(", "), QUOTE);
+    let listed = || {
+        let names: Vec<String> = signature.arguments.iter().take(5).map(|a| format!("`{a}`")).collect();
+        names.join(", ")
+    };
     // Of calls that can fail; elsewhere the text is not an error of the call.
     let failing =
         matches!(signature.class.as_str(), "tool_error" | "arguments_schema" | "repeated_call" | UNEXPLAINED);
@@ -149,6 +151,9 @@ pub(super) fn pitfall(signature: &Signature, facts: &Facts) -> Option<String> {
             None if facts.repeats >= 2 => {
                 "calling it again unchanged did not help: change the arguments or look up what they refer to"
                     .into()
+            }
+            None if signature.arguments.is_empty() => {
+                "runs that met it mostly failed: read what it says before going on".into()
             }
             None => "check what its arguments refer to before calling it".into(),
         };
@@ -177,7 +182,7 @@ pub(super) fn pitfall(signature: &Signature, facts: &Facts) -> Option<String> {
         }
         ("arguments_schema", Some(tool), _) if !signature.arguments.is_empty() => {
             format!(
-                "Check the arguments of `{tool}` against its schema: calls with `{}` broke it{and}.",
+                "Check the arguments of `{tool}` against its schema: calls with {} broke it{and}.",
                 listed()
             )
         }
@@ -189,11 +194,11 @@ pub(super) fn pitfall(signature: &Signature, facts: &Facts) -> Option<String> {
         }
         ("user_correction", Some(tool), _) => {
             format!(
-                "Users corrected the result after `{tool}`{about}: confirm what they want before calling it."
+                "The result after `{tool}`{about} was often corrected: check it against what was asked before it is given."
             )
         }
         (UNEXPLAINED | "abandonment", Some(tool), _) if !signature.arguments.is_empty() => format!(
-            "`{tool}` can go through and still be wrong{about}: compare `{}` with what was asked before calling it.",
+            "`{tool}` can go through and still be wrong{about}: compare {} with what was asked before calling it.",
             listed()
         ),
         (UNEXPLAINED | "abandonment", None, _) => format!(
@@ -204,7 +209,11 @@ pub(super) fn pitfall(signature: &Signature, facts: &Facts) -> Option<String> {
 }
 
 fn about(facts: &Facts) -> String {
-    if facts.terms.is_empty() { String::new() } else { format!(" about {}", facts.terms.join(", ")) }
+    match facts.terms.as_slice() {
+        [] => String::new(),
+        [one] => format!(" about {one}"),
+        [more @ .., last] => format!(" about {} and {last}", more.join(", ")),
+    }
 }
 
 /// What runs that went well did more often, as an observation.

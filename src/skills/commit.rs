@@ -28,6 +28,20 @@ impl Author {
     }
 }
 
+/// The files that an index has conflicts in; none where it has none.
+pub(super) fn conflicts(index: &git2::Index) -> Result<Option<String>, git2::Error> {
+    if !index.has_conflicts() {
+        return Ok(None);
+    }
+    let name = |c: git2::IndexConflict| {
+        c.our.or(c.their).or(c.ancestor).map(|e| String::from_utf8_lossy(&e.path).into_owned())
+    };
+    let mut files: Vec<String> = index.conflicts()?.flatten().filter_map(name).collect();
+    files.sort();
+    files.dedup();
+    Ok(Some(files.join(", ")))
+}
+
 /// Puts changes into an index.
 pub(super) fn stage(index: &mut git2::Index, changes: &[Change]) -> Result<(), git2::Error> {
     let known: HashSet<Vec<u8>> = index.iter().map(|e| e.path).collect();

@@ -17,8 +17,10 @@ mod line;
 mod memory;
 mod merge;
 mod name;
+mod proposal;
 mod publish;
 mod repo;
+mod review;
 mod skill;
 
 pub use diary::DiaryEntry;
@@ -28,8 +30,10 @@ pub use front::Front;
 pub use line::LessonLine;
 pub use merge::OwnerDecision;
 pub use name::{skill_name, topic_name};
+pub use proposal::Proposal;
 pub use publish::{Publication, Published, owner_decisions, publish};
 pub use repo::{Change, Entry, Repo};
+pub use review::{Accepted, accept, reject};
 
 /// `SKILL.md` and its like hold no more characters than this: agents load them whole.
 pub const SKILL_CHARS: usize = 10_000;

@@ -61,7 +61,7 @@ pub fn publish(repo: &Repo, p: &Publication<'_>) -> Result<Published, SkillsErro
     let commit = if p.propose {
         repo.propose(&format!("proposals/{}", p.night), &changes, &message, p.when)?
     } else {
-        repo.commit(&changes, &message, p.when)?
+        repo.commit(&changes, &message, p.when, None)?
     };
     Ok(Published { commit: Some(commit), dropped })
 }

@@ -5,7 +5,7 @@ use git2::{Commit, DiffFormat, DiffOptions, IndexAddOption, IndexEntry, ObjectTy
 use git2::{RepositoryInitOptions, Sort, Tree};
 
 use super::SkillsError;
-use super::commit::{Author, EMAIL, index_entry, stage};
+use super::commit::{Author, EMAIL, conflicts, index_entry, stage};
 use crate::model::{Micros, NightId};
 
 /// A file's new content, or none to delete it; by path inside the repository.
@@ -27,8 +27,8 @@ pub struct Entry {
 /// The git repository of a tenant. No remote, no hooks; names are given with each commit, never read from anybody's
 /// configuration.
 pub struct Repo {
-    git: Repository,
-    path: PathBuf,
+    pub(super) git: Repository,
+    pub(super) path: PathBuf,
 }
 
 /// Before a night's files are written, what they will be; so that a killed night's files are not taken for the owner's.
@@ -60,12 +60,12 @@ impl Repo {
         &self.path
     }
 
-    fn failed(&self, operation: &'static str) -> impl FnOnce(git2::Error) -> SkillsError {
+    pub(super) fn failed(&self, operation: &'static str) -> impl FnOnce(git2::Error) -> SkillsError {
         let path = self.path.clone();
         move |source| SkillsError::Git { operation, path, source }
     }
 
-    fn head(&self) -> Option<Commit<'_>> {
+    pub(super) fn head(&self) -> Option<Commit<'_>> {
         self.git.head().ok()?.peel_to_commit().ok()
     }
 
@@ -121,14 +121,12 @@ impl Repo {
         let target = self.resolve(commit)?;
         self.commit_owner_edits(when)?;
         let head = self.head().expect("a repository with a commit has a head");
-        let mut index = self.git.revert_commit(&target, &head, 0, None).map_err(self.failed("revert"))?;
-        if index.has_conflicts() {
-            let names = |c: git2::IndexConflict| {
-                c.our.or(c.their).or(c.ancestor).map(|e| String::from_utf8_lossy(&e.path).into_owned())
-            };
-            let files = index.conflicts().map_err(self.failed("revert"))?;
-            let files: Vec<_> = files.flatten().filter_map(names).collect();
-            return Err(SkillsError::Conflict { commit: target.id().to_string(), files: files.join(", ") });
+        // Of a merge: what it brought into the branch.
+        let mainline = u32::from(target.parent_count() > 1);
+        let mut index =
+            self.git.revert_commit(&target, &head, mainline, None).map_err(self.failed("revert"))?;
+        if let Some(files) = conflicts(&index).map_err(self.failed("revert"))? {
+            return Err(SkillsError::Conflict { commit: target.id().to_string(), files });
         }
         let mut apply = || {
             let tree = self.git.find_tree(index.write_tree_to(&self.git)?)?;
@@ -138,7 +136,7 @@ impl Repo {
             let mut checkout = git2::build::CheckoutBuilder::new();
             checkout.force().remove_untracked(false);
             self.git.checkout_tree(tree.as_object(), Some(&mut checkout))?;
-            self.commit_tree(&tree, &message, Author::Owner, when)
+            self.commit_tree(&tree, &message, Author::Owner, when, None)
         };
         apply().map(|id| id.to_string()).map_err(self.failed("revert"))
     }
@@ -161,6 +159,11 @@ impl Repo {
     /// Paths under a folder as the last night left them.
     pub(super) fn base_files(&self, folder: &str) -> Result<Vec<String>, SkillsError> {
         let Some(tree) = self.base()? else { return Ok(Vec::new()) };
+        self.files_in(&tree, folder)
+    }
+
+    /// Paths under a folder of a tree.
+    pub(super) fn files_in(&self, tree: &Tree<'_>, folder: &str) -> Result<Vec<String>, SkillsError> {
         let mut files = Vec::new();
         tree.walk(git2::TreeWalkMode::PreOrder, |parent, item| {
             if item.kind() == Some(ObjectType::Blob) {
@@ -185,7 +188,7 @@ impl Repo {
             .map_err(self.failed("read a commit"))
     }
 
-    fn file_in(&self, tree: &Tree<'_>, path: &str) -> Option<String> {
+    pub(super) fn file_in(&self, tree: &Tree<'_>, path: &str) -> Option<String> {
         let blob = tree.get_path(Path::new(path)).ok()?.to_object(&self.git).ok()?.peel_to_blob().ok()?;
         String::from_utf8(blob.content().to_vec()).ok()
     }
@@ -219,7 +222,7 @@ impl Repo {
             if before == Some(tree.id()) || (before.is_none() && tree.is_empty()) {
                 return Ok(None);
             }
-            self.commit_tree(&tree, "Owner's edits\n", Author::Owner, when).map(Some)
+            self.commit_tree(&tree, "Owner's edits\n", Author::Owner, when, None).map(Some)
         };
         let id = commit().map_err(self.failed("commit the owner's edits"))?;
         Ok(id.map(|id| id.to_string()))
@@ -234,12 +237,13 @@ impl Repo {
         serde_json::from_str(&text).unwrap_or_default()
     }
 
-    /// Writes files and commits them, on the branch that is checked out.
+    /// Writes files and commits them, on the branch that is checked out; `merged` is a second parent.
     pub(super) fn commit(
         &self,
         changes: &[Change],
         message: &str,
         when: Micros,
+        merged: Option<&Commit<'_>>,
     ) -> Result<String, SkillsError> {
         let mut plan = BTreeMap::new();
         for (path, content) in changes {
@@ -262,7 +266,7 @@ impl Repo {
             stage(&mut index, changes)?;
             let tree = self.git.find_tree(index.write_tree()?)?;
             index.write()?;
-            self.commit_tree(&tree, message, Author::Remora, when)
+            self.commit_tree(&tree, message, Author::Remora, when, merged)
         };
         let id = commit().map_err(self.failed("commit"))?;
         // Left behind by a kill here it does no harm: the files equal the commit.
@@ -308,9 +312,10 @@ impl Repo {
         message: &str,
         author: Author,
         when: Micros,
+        merged: Option<&Commit<'_>>,
     ) -> Result<Oid, git2::Error> {
         let parent = self.head();
-        let parents: Vec<_> = parent.iter().collect();
+        let parents: Vec<_> = parent.iter().chain(merged).collect();
         let committer = Author::Remora.signature(when)?;
         self.git.commit(Some("HEAD"), &author.signature(when)?, &committer, message, tree, &parents)
     }
@@ -352,7 +357,7 @@ impl Repo {
     }
 }
 
-fn entry(commit: &Commit<'_>) -> Entry {
+pub(super) fn entry(commit: &Commit<'_>) -> Entry {
     let message = commit.message().unwrap_or_default().to_owned();
     Entry {
         id: commit.id().to_string(),

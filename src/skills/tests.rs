@@ -112,7 +112,7 @@ fn files_of_a_night_killed_before_its_commit_are_not_taken_for_the_owners() {
     let dir = tempfile::tempdir().expect("a directory");
     let repo = Repo::open(dir.path()).expect("a repository");
     let when = crate::model::Micros(1_000_000);
-    repo.commit(&[("a.md".into(), Some("old\n".into()))], "First\n", when).expect("a commit");
+    repo.commit(&[("a.md".into(), Some("old\n".into()))], "First\n", when, None).expect("a commit");
     // The night planned and wrote its files, and died.
     let oid = git2::Oid::hash_object(git2::ObjectType::Blob, b"new\n").expect("a hash");
     let plan = format!(r#"{{"a.md": "{oid}", "b.md": "{oid}"}}"#);

@@ -82,6 +82,22 @@ impl Store {
         })
     }
 
+    /// Makes lessons active that the owner accepted, those that were turned down before as well. Returns how many were
+    /// not active before.
+    pub fn activate_lessons(&self, ids: &[LessonId], when: Micros) -> Result<usize, StoreError> {
+        const SQL: &str = "UPDATE lesson SET state = ?2, held = CASE state WHEN ?3 THEN 0 ELSE held END, \
+             updated = ?4 WHERE id = ?1 AND state <> ?2";
+        self.write("activate lessons", |tx| {
+            let (active, retired) = (LessonState::Active.as_str(), LessonState::Retired.as_str());
+            let mut changed = 0;
+            for id in ids {
+                changed +=
+                    tx.prepare_cached(SQL)?.execute(params![id.as_str(), active, retired, Col(when)])?;
+            }
+            Ok(changed)
+        })
+    }
+
     /// Takes lessons out because no file has room for them.
     pub fn retire_lessons(&self, ids: &[LessonId], when: Micros) -> Result<(), StoreError> {
         self.write("retire lessons", |tx| {
