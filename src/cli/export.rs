@@ -106,9 +106,7 @@ fn answered_index(
     step: usize,
 ) -> Result<Option<usize>, crate::store::StoreError> {
     let turns = store.turns(id)?;
-    // A conversing API's answer in which no choice was found is an empty one; a body that is gone is none.
-    let whole = e.response.as_ref().is_some_and(|r| r.status == 200 && !r.body.bytes.is_empty());
-    let answered = !r.choices.is_empty() || (r.api.converses() && whole);
+    let answered = turns.get(step).is_some_and(|t| t.step.response_id.is_some());
     Ok(answered.then(|| turns[..step].iter().filter(|t| t.step.response_id.is_some()).count()))
 }
 

@@ -56,6 +56,9 @@ struct Inner {
     readers: Mutex<Vec<Connection>>,
     writer: Mutex<Connection>,
     payloads: Mutex<payloads::PayloadReader>,
+    /// Not used but to be closed last: whoever closes a database last tidies up its write-ahead log, which the read-only
+    /// connections above cannot.
+    _record: Mutex<Connection>,
 }
 
 /// Readers kept open at rest.
@@ -68,7 +71,7 @@ impl Store {
     /// When the directory cannot be made or written, or a database is newer than this binary.
     pub fn open(dir: &DataDir) -> Result<Self, StoreError> {
         dir.create()?;
-        drop(migrate::open(&dir.record_db(), migrate::RECORD)?);
+        let record = migrate::open(&dir.record_db(), migrate::RECORD)?;
         let writer = Self::attach(dir)?;
         let payloads = Mutex::new(payloads::PayloadReader::new(dir.clone()));
         Ok(Self {
@@ -77,6 +80,7 @@ impl Store {
                 readers: Mutex::default(),
                 writer: Mutex::new(writer),
                 payloads,
+                _record: Mutex::new(record),
             }),
         })
     }

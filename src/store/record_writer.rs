@@ -93,12 +93,3 @@ impl RecordWriter {
         tx.commit().map_err(failed("record exchanges"))
     }
 }
-
-impl Drop for RecordWriter {
-    fn drop(&mut self) {
-        // The last connection to close would do this, but readers cannot: theirs are read-only.
-        if let Err(error) = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
-            tracing::debug!(%error, "the write-ahead log stays; the next start takes it up");
-        }
-    }
-}
