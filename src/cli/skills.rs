@@ -81,15 +81,11 @@ impl Skills {
                 let (store, repo) = place.open()?;
                 let done = accept(&store, &repo, &place.tenant, &proposal, Micros::now())?;
                 let active = count(done.activated, "lesson");
-                Ok(match done.commit {
-                    Some(commit) => output::line(format_args!(
-                        "{} is merged by commit {commit}; {active} made active",
-                        done.branch
-                    ))?,
-                    None => {
-                        output::line(format_args!("{} holds nothing new; {active} made active", done.branch))?
-                    }
-                })
+                let merged = match done.commit {
+                    Some(commit) => format!("is merged by commit {commit}"),
+                    None => "holds nothing new".to_owned(),
+                };
+                Ok(output::line(format_args!("{} {merged}; {active} made active", done.branch))?)
             }
             Verb::Reject { place, proposal } => {
                 let (store, repo) = place.open()?;

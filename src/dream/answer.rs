@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::case::Case;
-use super::contrast::{Advice, Finding, contrast, log_odds_z, threshold, token};
+use super::contrast::{Advice, Finding, changes_something, contrast, log_odds_z, threshold, token};
 use super::draft::{CITED, Drafts, Ground};
 use super::features;
 use super::gate::{Trial, association, leave_time_out};
@@ -216,6 +216,13 @@ fn pitfall(
     }
     if by_error && matches!(facts.hint, Some(Advice::Avoid { .. })) {
         // What else was called says little about an error.
+        facts.hint = None;
+    }
+    // What runs do once they are over an error follows from success rather than leading to it; a look may lead to it.
+    if (by_error || repeating)
+        && !facts.clear
+        && matches!(&facts.hint, Some(Advice::Do { calls }) if calls.iter().any(|c| changes_something(c)))
+    {
         facts.hint = None;
     }
     let hinted = facts.hint.is_some();

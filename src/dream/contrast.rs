@@ -225,7 +225,7 @@ fn judge(advice: Advice, successes: (usize, usize), failures: (usize, usize)) ->
         .then_some((Finding { advice, successes: left(successes), failures: left(failures), z }, strong))
 }
 
-fn changes_something(token: &str) -> bool {
+pub(super) fn changes_something(token: &str) -> bool {
     let (name, head) = token.split_once(' ').map_or((token, None), |(n, h)| (n, Some(h.to_owned())));
     Action { name: name.to_owned(), head, ..Action::default() }.changes_something()
 }

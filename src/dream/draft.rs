@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::case::Case;
-use super::{answer, gate, mask, title, wording};
+use super::{answer, gate, mask, signature, title, wording};
 use crate::model::{
     Cluster, ClusterState, Lesson, LessonId, LessonKind, LessonState, NightId, Scope, TrajectoryId,
 };
@@ -99,10 +99,27 @@ fn corrections(ground: &Ground<'_>, clusters: &[Cluster], out: &mut Drafts) {
         let evidence: Vec<_> = said.by.iter().rev().take(2 * CITED).map(|c| c.id).collect();
         let support = format!("Said on {} trajectories.", said.by.len());
         let cluster = id.and_then(|id| clusters.iter().find(|c| c.id == id));
-        let file = tool
-            .map_or_else(|| "memory/corrections.md".into(), |t| format!("skills/{}/SKILL.md", skill_name(t)));
+        let file = file(tool, class.unwrap_or("user_correction"));
         out.put_in(ground, cluster, file, LessonKind::Correction, text, evidence, support, (true, true));
     }
+}
+
+/// Where lessons of a tool, or of failures without one, stand.
+fn file(tool: Option<&str>, class: &str) -> String {
+    if let Some(tool) = tool {
+        return format!("skills/{}/SKILL.md", skill_name(tool));
+    }
+    let topic = match class {
+        "truncation" => "cut-off answers",
+        "refusal" => "refusals",
+        "output_schema" => "format of answers",
+        "http_error" => "upstream errors",
+        "user_correction" => "corrections",
+        "abandonment" => "unfinished conversations",
+        signature::UNEXPLAINED => "missing actions",
+        other => other,
+    };
+    format!("memory/{}.md", topic_name(topic))
 }
 
 impl Drafts {
@@ -117,10 +134,7 @@ impl Drafts {
         support: String,
         (passed, telling): (bool, bool),
     ) {
-        let file = match &cluster.signature.tool {
-            Some(tool) => format!("skills/{}/SKILL.md", skill_name(tool)),
-            None => format!("memory/{}.md", topic_name(&cluster.signature.class)),
-        };
+        let file = file(cluster.signature.tool.as_deref(), &cluster.signature.class);
         self.put_in(ground, Some(cluster), file, kind, text, evidence, support, (passed, telling));
     }
 

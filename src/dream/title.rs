@@ -80,11 +80,13 @@ pub(super) fn without_name<'a>(error: &'a str, tool: Option<&str>) -> &'a str {
 /// The words that set each group's tasks apart from the other groups', by c-TF-IDF (Grootendorst 2022).
 #[must_use]
 pub(super) fn terms(groups: &[Vec<&Case>]) -> Vec<Vec<String>> {
-    const STOP: [&str; 48] = [
+    const STOP: [&str; 61] = [
         "the", "and", "for", "you", "your", "with", "that", "this", "have", "has", "are", "was", "were",
         "will", "can", "could", "would", "like", "want", "need", "please", "from", "not", "but", "any",
         "all", "what", "which", "who", "how", "when", "where", "name", "number", "text", "help", "also",
         "there", "their", "them", "they", "its", "into", "should", "hello", "thank", "thanks", "been",
+        "given", "general", "using", "used", "use", "find", "answer", "question", "task", "make", "get",
+        "each", "some",
     ];
     let words = |case: &Case| {
         let plain = |w: &&str| w.len() > 2 && w.chars().all(char::is_alphabetic);

@@ -152,9 +152,7 @@ pub(super) fn pitfall(signature: &Signature, facts: &Facts) -> Option<String> {
                 "calling it again unchanged did not help: change the arguments or look up what they refer to"
                     .into()
             }
-            None if signature.arguments.is_empty() => {
-                "runs that met it mostly failed: read what it says before going on".into()
-            }
+            None if signature.arguments.is_empty() => "read what it says before going on".into(),
             None => "check what its arguments refer to before calling it".into(),
         };
         return Some(format!("`{tool}` can fail with `{text}`{after}; {then}."));

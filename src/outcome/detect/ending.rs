@@ -57,7 +57,10 @@ pub(super) fn http_error_vote(t: &Transcript) -> Option<Vote> {
         Some(status) => format!("status {status}"),
         None => first.ended.to_string(),
     };
-    let evidence = format!("The last {errors} request(s) got no answer, the first of them: {what}");
+    let evidence = match errors {
+        1 => format!("The last request got no answer: {what}"),
+        n => format!("The last {n} requests got no answer, the first of them: {what}"),
+    };
     let step = Some(t.steps.len() - errors);
     Some(Vote { source: VoteSource::HttpError, value: 0.0, confidence: HTTP_ERROR, step, evidence })
 }
