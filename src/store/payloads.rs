@@ -25,14 +25,14 @@ const ZSTD_LEVEL: i32 = 1;
 const OPEN_DAYS: usize = 8;
 
 /// Writes bodies; belongs to the recorder's thread.
-#[derive(Debug)]
 pub(super) struct PayloadWriter {
     dir: DataDir,
     synchronous: &'static str,
     today: Option<Today>,
+    /// Kept: its working memory is larger than most bodies. None where there was no memory for it.
+    compressor: Option<zstd::bulk::Compressor<'static>>,
 }
 
-#[derive(Debug)]
 struct Today {
     day: String,
     /// As [`identity`] tells it.
@@ -42,7 +42,7 @@ struct Today {
 
 impl PayloadWriter {
     pub fn new(dir: DataDir, synchronous: &'static str) -> Self {
-        Self { dir, synchronous, today: None }
+        Self { dir, synchronous, today: None, compressor: zstd::bulk::Compressor::new(ZSTD_LEVEL).ok() }
     }
 
     /// Commits bodies into a day's file; those of an exchange that is there already are replaced.
@@ -54,14 +54,17 @@ impl PayloadWriter {
         const PUT: &str =
             "INSERT OR REPLACE INTO body (exchange_id, side, encoding, bytes) VALUES (?1, ?2, ?3, ?4)";
         let failed = StoreError::query;
-        let db = self.open(day)?;
+        self.open(day)?;
+        let db = &mut self.today.as_mut().expect("opened just above").db;
         let tx = db.transaction().map_err(failed("write bodies"))?;
         {
             let mut put = tx.prepare_cached(PUT).map_err(failed("write bodies"))?;
             for (id, side, bytes) in bodies.filter(|(_, _, b)| !b.is_empty()) {
-                let packed = (bytes.len() >= COMPRESS_FROM)
-                    .then(|| zstd::bulk::compress(bytes, ZSTD_LEVEL).ok())
-                    .flatten()
+                let packed = self
+                    .compressor
+                    .as_mut()
+                    .filter(|_| bytes.len() >= COMPRESS_FROM)
+                    .and_then(|compressor| compressor.compress(bytes).ok())
                     .filter(|packed| packed.len() < bytes.len());
                 let (encoding, stored) = match &packed {
                     Some(packed) => (1, packed.as_slice()),
@@ -74,7 +77,7 @@ impl PayloadWriter {
         tx.commit().map_err(failed("write bodies"))
     }
 
-    fn open(&mut self, day: &str) -> Result<&mut Connection, StoreError> {
+    fn open(&mut self, day: &str) -> Result<(), StoreError> {
         let path = self.dir.payload_db(day);
         let stays = |today: &Today| today.day == day && identity(&path) == Some(today.file);
         if !self.today.as_ref().is_some_and(stays) {
@@ -85,7 +88,7 @@ impl PayloadWriter {
                 .map_err(StoreError::query("open payloads"))?;
             self.today = Some(Today { day: day.to_owned(), file, db });
         }
-        Ok(&mut self.today.as_mut().expect("opened just above").db)
+        Ok(())
     }
 }
 

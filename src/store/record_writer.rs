@@ -7,7 +7,6 @@ use crate::config::Durability;
 use crate::model::Exchange;
 
 /// The only writer of `record.db` and of payload files. Belongs to one thread.
-#[derive(Debug)]
 pub struct RecordWriter {
     db: Connection,
     payloads: PayloadWriter,
