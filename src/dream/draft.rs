@@ -112,7 +112,7 @@ fn file(tool: Option<&str>, class: &str) -> String {
     let topic = match class {
         "truncation" => "cut-off answers",
         "refusal" => "refusals",
-        "output_schema" => "format of answers",
+        "output_schema" => "answer format",
         "http_error" => "upstream errors",
         "user_correction" => "corrections",
         "abandonment" => "unfinished conversations",

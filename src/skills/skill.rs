@@ -120,10 +120,17 @@ fn draw_up(path: &str, scope: &Scope, lessons: &[&Lesson], clusters: &[&Cluster]
                 description: describe(&name.replace('-', " "), clusters, "About"),
                 ..Front::default()
             },
-            intro: vec![String::new(), format!("# {}", name.replace('-', " "))],
+            intro: vec![String::new(), format!("# {}", heading(&name))],
             sections,
         },
     }
+}
+
+/// `cut-off-answers` as `Cut off answers`.
+fn heading(name: &str) -> String {
+    let words = name.replace('-', " ");
+    let mut letters = words.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
 /// What it is and when to read it, at most [`DESCRIPTION_CHARS`]. Angle brackets are not allowed in descriptions.
@@ -138,7 +145,7 @@ fn describe(title: &str, clusters: &[&Cluster], when: &str) -> String {
         text += &next;
         seen = ";";
     }
-    if seen == ";" {
+    if seen == ";" && !text.ends_with('…') {
         text.push('.');
     }
     text.chars().take(DESCRIPTION_CHARS).collect()

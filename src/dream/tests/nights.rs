@@ -214,6 +214,26 @@ fn what_users_correct_becomes_a_lesson_when_two_say_so() {
 }
 
 #[test]
+fn the_limit_of_a_night_goes_round_the_clusters() {
+    let mut world = World::new();
+    world.config.max_new_lessons = 2;
+    // One cluster could give two proven lines, the other has one that is not.
+    for i in 0..9 {
+        world.add(&cancelled(2 * i));
+        world.add(&cancelled(2 * i + 1));
+        let mut run = cancelled_blindly(i);
+        run.correction =
+            (i < 3).then(|| format!("Offer an exchange before you cancel order #W{}.", 7000 + i));
+        world.add(&run);
+        world.add(&searched_in_circles(i));
+    }
+    world.night(24);
+    let lessons = world.store.lessons(&Scope::default()).expect("lessons");
+    let clusters: std::collections::HashSet<_> = lessons.iter().map(|l| l.cluster).collect();
+    assert_eq!((lessons.len(), clusters.len()), (2, 2), "{lessons:?}");
+}
+
+#[test]
 fn what_the_owner_edits_and_deletes_stays_that_way() {
     let mut world = World::new();
     day(&mut world, 0, 6);
