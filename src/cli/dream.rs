@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::progress::{Bars, bar};
 use super::{Common, Outcome, open_store, output};
+use crate::config::Review;
 use crate::model::{Micros, Night, NightPhase};
 use crate::{dream, search};
 
@@ -65,6 +66,12 @@ impl Dream {
         }
         for night in &nights {
             say(night)?;
+            if night.commit.is_some() && config.dream.review == Review::Propose {
+                output::line(format_args!(
+                    "  proposed: `remora skills diff {0}`, then accept or reject {0}",
+                    night.id
+                ))?;
+            }
         }
         Ok(())
     }

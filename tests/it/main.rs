@@ -5,6 +5,7 @@
 mod assembly;
 mod capture;
 mod command_line;
+mod demo;
 mod faults;
 mod feedback;
 mod harness;
