@@ -1,8 +1,7 @@
 use bytes::{Bytes, BytesMut};
-use sha2::{Digest, Sha256};
 
 use super::memory::{Memory, Share};
-use crate::model::Body;
+use crate::model::{Body, BodyHash};
 
 /// A copy of a body as it passes: frames are kept by reference up to a limit, then only counted and hashed.
 #[derive(Debug)]
@@ -13,7 +12,7 @@ pub(super) struct BodyCopy {
     max: usize,
     share: Share,
     /// Runs from the moment that the limit was passed; hashing what is kept is left to the recorder's thread.
-    past_limit: Option<Box<Sha256>>,
+    past_limit: Option<Box<BodyHash>>,
     out_of_memory: bool,
 }
 
@@ -53,7 +52,7 @@ impl BodyCopy {
             self.out_of_memory = true;
         }
         // From here on the hash must be kept up to date; what was kept so far is all of the body before `rest`.
-        let mut hash = Sha256::new();
+        let mut hash = BodyHash::new();
         for frame in &self.frames {
             hash.update(frame);
         }
@@ -81,16 +80,17 @@ impl BodyCopy {
         };
         let truncated = self.past_limit.is_some();
         let sha256 = match self.past_limit {
-            Some(hash) => hash.finalize(),
-            None => Sha256::digest(&bytes),
+            Some(hash) => hash.finish(),
+            None => BodyHash::of(&bytes),
         };
-        (Body { bytes, length: self.length, sha256: sha256.into(), truncated }, self.share)
+        (Body { bytes, length: self.length, sha256, truncated }, self.share)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use sha2::{Digest, Sha256};
 
     use super::*;
 

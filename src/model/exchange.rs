@@ -2,8 +2,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use bytes::Bytes;
+use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::{ExchangeId, Micros, Scope};
 
@@ -82,7 +82,42 @@ impl Body {
     /// A body that was kept whole.
     #[must_use]
     pub fn whole(bytes: Bytes) -> Self {
-        Self { length: bytes.len() as u64, sha256: Sha256::digest(&bytes).into(), truncated: false, bytes }
+        Self { length: bytes.len() as u64, sha256: BodyHash::of(&bytes), truncated: false, bytes }
+    }
+}
+
+/// SHA-256 of a body that comes in pieces.
+#[derive(Clone)]
+pub struct BodyHash(Context);
+
+impl BodyHash {
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "a hash is begun, not defaulted")]
+    pub fn new() -> Self {
+        Self(Context::new(&SHA256))
+    }
+
+    /// The hash of a body that is there whole.
+    #[must_use]
+    pub fn of(body: &[u8]) -> [u8; 32] {
+        let mut hash = Self::new();
+        hash.update(body);
+        hash.finish()
+    }
+
+    pub fn update(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    #[must_use]
+    pub fn finish(self) -> [u8; 32] {
+        self.0.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
+    }
+}
+
+impl fmt::Debug for BodyHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BodyHash")
     }
 }
 

@@ -16,7 +16,7 @@ mod time;
 mod trajectory;
 
 pub use cluster::{Cluster, ClusterState, Signature};
-pub use exchange::{Body, Ended, Exchange, Headers, Response, Timing};
+pub use exchange::{Body, BodyHash, Ended, Exchange, Headers, Response, Timing};
 pub use ids::{ClusterId, ExchangeId, IdError, LessonId, NightId, TrajectoryId};
 pub use lesson::{Lesson, LessonKind, LessonState};
 pub use message::{Message, Role, Tool, ToolCall};
