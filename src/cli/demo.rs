@@ -102,7 +102,12 @@ impl Demo {
         };
         let outcome = match done {
             Some(Ok(())) if !self.exit => {
-                eprintln!("\nServing until Ctrl-C. Dashboard: {}", app.admin_url());
+                let kept = if self.common.data.is_some() {
+                    ""
+                } else {
+                    " Its data is temporary; --data DIR keeps it."
+                };
+                eprintln!("\nServing until Ctrl-C.{kept} Dashboard: {}", app.admin_url());
                 stop.await;
                 Ok(())
             }
