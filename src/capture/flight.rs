@@ -94,11 +94,6 @@ impl Flight {
         &self.recorder
     }
 
-    /// Says whose traffic it is.
-    pub fn set_scope(&mut self, scope: Scope) {
-        self.open().head.scope = scope;
-    }
-
     /// Whether the client broke off while it was sending its request.
     #[must_use]
     pub fn request_broke_off(&mut self) -> bool {

@@ -167,26 +167,26 @@ impl RecorderWorker {
         }
     }
 
-    /// Writes a batch; when that fails, one by one, so that one bad record does not take the others along. While
-    /// everything fails only the first of a batch is tried again: on a full disk the queue would only grow.
+    /// Writes a batch; when that fails, one by one, so that one bad record does not take the others along. Two failures
+    /// in a row are no fault of a record's: the rest is given up, for on a full disk the queue would only grow.
     fn write(&mut self, exchanges: &[Exchange], failing: &mut bool) {
         let Err(error) = self.writer.write(exchanges) else { return self.kept(exchanges.len(), failing) };
-        let mut rest = exchanges;
-        while let [one, more @ ..] = rest
-            && exchanges.len() > 1
-        {
-            let kept = self.writer.write(std::slice::from_ref(one));
-            if kept.is_err() && rest.len() == exchanges.len() && *failing {
-                break;
-            }
-            match kept {
-                Ok(()) => self.kept(1, failing),
-                Err(error) => self.lost(1, failing, &error),
-            }
-            rest = more;
+        if exchanges.len() == 1 {
+            return self.lost(1, failing, &error);
         }
-        if !rest.is_empty() {
-            self.lost(rest.len(), failing, &error);
+        let mut failed_before = false;
+        for (at, one) in exchanges.iter().enumerate() {
+            match self.writer.write(std::slice::from_ref(one)) {
+                Ok(()) => {
+                    self.kept(1, failing);
+                    failed_before = false;
+                }
+                Err(error) if failed_before => return self.lost(exchanges.len() - at, failing, &error),
+                Err(error) => {
+                    self.lost(1, failing, &error);
+                    failed_before = true;
+                }
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body, Incoming};
 
 use super::FeedbackDesk;
-use super::headers::{remove_hop_headers, take_remora_headers};
+use super::headers::{remove_hop_headers, remove_remora_headers, scope_of};
 use super::respond::{self, InFlight, ProxyBody};
 use crate::capture::{Flight, Head, Recorder, RequestTee, ResponseTee};
 use crate::model::Ended;
@@ -67,10 +67,7 @@ impl Forwarder {
         let bodiless = request.method() == Method::HEAD;
         let (mut parts, body) = request.into_parts();
         let mut flight = self.begin(&parts, connection);
-        let scope = take_remora_headers(&mut parts.headers);
-        if let Some(flight) = &mut flight {
-            flight.set_scope(scope);
-        }
+        remove_remora_headers(&mut parts.headers);
         remove_hop_headers(&mut parts.headers);
         // Without a length, hyper would send the body of a GET or HEAD as none.
         if !body.is_end_stream() && body.size_hint().exact().is_none() {
@@ -93,7 +90,7 @@ impl Forwarder {
             return None;
         }
         Some(recorder.begin(Head {
-            scope: crate::model::Scope::default(),
+            scope: scope_of(&parts.headers),
             connection,
             method: parts.method.clone(),
             target: parts.uri.path_and_query().map_or("/", |p| p.as_str()).to_owned(),

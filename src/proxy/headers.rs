@@ -51,8 +51,13 @@ fn retain(headers: &mut HeaderMap, keep: impl Fn(&HeaderName) -> bool) {
     *headers = kept;
 }
 
-/// Takes out the headers addressed to Remora, and reads the scope from them.
-pub(super) fn take_remora_headers(headers: &mut HeaderMap) -> Scope {
+/// Removes the headers addressed to Remora.
+pub(super) fn remove_remora_headers(headers: &mut HeaderMap) {
+    retain(headers, |name| !name.as_str().starts_with("x-remora-"));
+}
+
+/// Whose traffic it is, as far as the headers tell.
+pub(super) fn scope_of(headers: &HeaderMap) -> Scope {
     let mut scope = Scope::default();
     let named = |name: &str, field: &mut String| {
         if let Some(value) = headers.get(name).and_then(|v| v.to_str().ok())
@@ -67,7 +72,6 @@ pub(super) fn take_remora_headers(headers: &mut HeaderMap) -> Scope {
     if scope.user.is_empty() {
         named("helicone-user-id", &mut scope.user);
     }
-    retain(headers, |name| !name.as_str().starts_with("x-remora-"));
     scope
 }
 
@@ -102,8 +106,8 @@ mod tests {
     #[test]
     fn remora_headers_name_the_scope_and_are_not_forwarded() {
         let mut headers = map(&[("x-remora-app", "desk"), ("x-remora-session", "s"), ("accept", "*/*")]);
-        let scope = take_remora_headers(&mut headers);
-        assert_eq!(scope.to_string(), "default/desk");
+        assert_eq!(scope_of(&headers).to_string(), "default/desk");
+        remove_remora_headers(&mut headers);
         assert_eq!(headers.len(), 1);
     }
 }

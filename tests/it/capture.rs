@@ -3,7 +3,7 @@
 use remora::model::Ended;
 use sha2::{Digest, Sha256};
 
-use crate::harness::{Piece, Sidecar, Upstream, completion, plain};
+use crate::harness::{Piece, Sidecar, Upstream, completion, plain, until};
 
 #[tokio::test]
 async fn an_upstream_that_is_down_gives_an_openai_error_that_names_it() {
@@ -144,4 +144,31 @@ async fn capture_can_be_switched_off_whole_or_by_path() {
     partly.post("/v1/audio/speech", "", b"{}").await;
     partly.post("/v1/chat/completions", "", b"{}").await;
     assert_eq!(partly.exchanges().len(), 1);
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_kept_does_not_take_its_neighbours_along() {
+    let upstream = Upstream::always(plain("200 OK", "", b"{}")).await;
+    let sidecar = Sidecar::start(&upstream.url()).await;
+    let db = rusqlite::Connection::open(sidecar.path().join("record.db")).expect("it opens");
+    db.execute_batch(
+        "CREATE TRIGGER refuse BEFORE INSERT ON exchange WHEN NEW.target = '/bad' \
+         BEGIN SELECT RAISE(FAIL, 'not this one'); END",
+    )
+    .expect("the trigger is made");
+    // While the lock is held all of them queue up, so that they are written together.
+    db.execute_batch("BEGIN IMMEDIATE").expect("the lock is taken");
+    let release = async {
+        until("all requests to arrive", || (upstream.requests().len() == 5).then_some(())).await;
+        db.execute_batch("ROLLBACK").expect("the lock is given back");
+    };
+    let post = |path| sidecar.post(path, "", b"{}");
+    let answers = tokio::join!(post("/a"), post("/b"), post("/bad"), post("/c"), post("/d"), release);
+    for answer in [answers.0, answers.1, answers.2, answers.3, answers.4] {
+        assert!(answer.whole);
+    }
+    let mut kept: Vec<String> = sidecar.exchanges().into_iter().map(|e| e.target).collect();
+    kept.sort();
+    assert_eq!(kept, ["/a", "/b", "/c", "/d"]);
+    assert_eq!(sidecar.metric("remora_exchanges_lost_total{reason=\"write_failed\"}").await, 1.0);
 }
