@@ -27,6 +27,7 @@ pub use flight::{Flight, Head};
 pub use memory::Memory;
 pub use recorder::{Recorder, RecorderWorker};
 pub use redact::Redactor;
+use settle::Own;
 pub use settle::{Settler, settle};
 pub use tee::{RequestTee, ResponseTee};
 
@@ -47,8 +48,13 @@ pub fn build(
 ) -> std::io::Result<(Recorder, RecorderWorker, Settler)> {
     let journal: JournalWriter = Journal::of(dir).writer(config.durability)?;
     let backlog = backlog::Backlog::default();
-    let own = Some((journal.home().clone(), backlog.clone()));
-    let settler = Settler::new(dir.clone(), config.durability, own, Some(metrics.clone()));
+    let own = Own {
+        home: journal.home().clone(),
+        backlog: backlog.clone(),
+        // Half of what fits: the other half is for while that is being moved.
+        most: config.journal.as_u64() / 2,
+    };
+    let settler = Settler::new(dir.clone(), config.durability, Some(own), Some(metrics.clone()));
     let writer =
         writer::Writer::new(journal, redactor, metrics.clone(), backlog.clone(), config.journal.as_u64());
     let (recorder, worker) = Recorder::build(config, writer, backlog, metrics.clone());

@@ -16,10 +16,18 @@ pub struct Settler {
     /// Opened when there is something to write.
     record: Option<RecordWriter>,
     /// What this process appended; none in one that appends nothing.
-    own: Option<(WriterHome, Backlog)>,
+    own: Option<Own>,
     metrics: Option<Metrics>,
     /// The last round failed: said once.
     failing: bool,
+}
+
+/// What the process appends whose settler this is.
+pub(super) struct Own {
+    pub home: WriterHome,
+    pub backlog: Backlog,
+    /// With more bytes than this waiting, settling does not wait for a calmer moment.
+    pub most: u64,
 }
 
 /// Between two looks while traffic is heavy.
@@ -29,10 +37,8 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Exchanges a second from which traffic is heavy: settling waits for a calmer moment, for it would take processor time
 /// from the traffic. Moving so many takes a few hundredths of a second.
 const HEAVY: f64 = 300.0;
-/// But it waits no longer than this,
+/// But it waits no longer than this.
 const LONGEST: Duration = Duration::from_secs(30);
-/// nor for more than this many bytes.
-const MOST: u64 = 256 << 20;
 /// Exchanges in one transaction.
 const BATCH: usize = 256;
 
@@ -49,7 +55,7 @@ impl Settler {
     pub(super) fn new(
         dir: DataDir,
         durability: crate::config::Durability,
-        own: Option<(WriterHome, Backlog)>,
+        own: Option<Own>,
         metrics: Option<Metrics>,
     ) -> Self {
         let journal = Journal::of(&dir);
@@ -58,21 +64,18 @@ impl Settler {
 
     /// Settles until the recorder is gone. Blocks: for a thread of its own.
     pub fn run(mut self) {
-        let Some(backlog) = self.own.as_ref().map(|(_, backlog)| backlog.clone()) else { return };
+        let Some((backlog, most)) = self.own.as_ref().map(|own| (own.backlog.clone(), own.most)) else { return };
+        let mut traffic = Traffic::new(backlog.clone());
+        let mut last = Instant::now();
         // What an earlier process left.
-        self.round();
-        let (mut last, mut seen, mut calm) = (Instant::now(), backlog.exchanges(), true);
+        self.round(&mut || true);
         loop {
-            let since = Instant::now();
-            backlog.wait(if calm { LOOK } else { PAUSE }, calm && !self.failing);
-            let (closed, exchanges) = (backlog.is_closed(), backlog.exchanges());
-            // Right after a sleep there is one exchange and no time: that is not heavy.
-            let span = since.elapsed().max(PAUSE);
-            let heavy = (exchanges - seen) as f64 > HEAVY * span.as_secs_f64();
-            seen = exchanges;
-            calm = !heavy || closed || last.elapsed() > LONGEST || backlog.bytes() > MOST;
-            if calm {
-                self.round();
+            let calm = !traffic.is_heavy() && !self.failing;
+            backlog.wait(if calm { LOOK } else { PAUSE }, calm);
+            let closed = backlog.is_closed();
+            let must = closed || last.elapsed() > LONGEST || backlog.bytes() > most;
+            if must || !traffic.is_heavy() {
+                self.round(&mut || must || !traffic.is_heavy());
                 last = Instant::now();
             }
             if closed {
@@ -81,13 +84,14 @@ impl Settler {
         }
     }
 
-    /// Moves everything that is there, unless another process is at it. What fails is tried again in the next round.
-    fn round(&mut self) {
-        let result = self.settle();
-        if let Some((home, backlog)) = &self.own
-            && let Ok(bytes) = home.unsettled(Position::END)
+    /// Moves what is there, unless another process is at it, as long as `go_on` allows. What fails is tried again in the
+    /// next round.
+    fn round(&mut self, go_on: &mut dyn FnMut() -> bool) {
+        let result = self.settle(go_on);
+        if let Some(own) = &self.own
+            && let Ok(bytes) = own.home.unsettled(Position::END)
         {
-            backlog.counted(bytes);
+            own.backlog.counted(bytes);
             if let Some(metrics) = &self.metrics {
                 metrics.journal_bytes.set(bytes as f64);
             }
@@ -111,12 +115,14 @@ impl Settler {
         }
     }
 
-    fn settle(&mut self) -> Result<(), Stuck> {
+    fn settle(&mut self, go_on: &mut dyn FnMut() -> bool) -> Result<(), Stuck> {
         let Some(_lock) = self.journal.lock()? else { return Ok(()) };
         for writer in self.journal.writers()? {
             // Asked before reading: what its process appended until then is read.
             let left = writer.is_left()?;
-            self.writer(&writer, left)?;
+            if !self.writer(&writer, left, go_on)? {
+                return Ok(());
+            }
             if left {
                 let open = writer.open_exchanges()?;
                 self.keep(&open)?;
@@ -126,21 +132,28 @@ impl Settler {
         Ok(())
     }
 
-    /// Settles what one process appended; `left`: nothing more comes.
-    fn writer(&mut self, writer: &WriterHome, left: bool) -> Result<(), Stuck> {
-        let mut position = writer.settled();
+    /// Settles what one process has appended until now; `left`: nothing more comes. False when it was to stop.
+    fn writer(
+        &mut self,
+        writer: &WriterHome,
+        left: bool,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<bool, Stuck> {
+        let settled = writer.settled();
         let segments = writer.segments()?;
         for (at, segment) in segments.iter().enumerate() {
             let over = left || at + 1 < segments.len();
-            if segment.number >= position.segment {
-                let offset = if segment.number == position.segment { position.offset } else { 0 };
-                position = self.segment(writer, segment, offset, over)?;
+            if segment.number >= settled.segment {
+                let offset = if segment.number == settled.segment { settled.offset } else { 0 };
+                if !self.segment(writer, segment, offset, over, go_on)? {
+                    return Ok(false);
+                }
             }
             if over && !left {
                 std::fs::remove_file(&segment.path)?;
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn segment(
@@ -149,8 +162,14 @@ impl Settler {
         segment: &Segment,
         mut offset: u64,
         over: bool,
-    ) -> Result<Position, Stuck> {
-        loop {
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<bool, Stuck> {
+        // What comes meanwhile is for the next round: under load this one would never end.
+        let end = segment.end();
+        while offset < end.offset {
+            if !go_on() {
+                return Ok(false);
+            }
             let batch = segment.read(offset, over)?;
             if batch.damaged > 0 {
                 tracing::error!(
@@ -162,18 +181,16 @@ impl Settler {
                     metrics.journal_damaged.increment(batch.damaged);
                 }
             }
+            if batch.exchanges.is_empty() {
+                break;
+            }
             for exchanges in batch.exchanges.chunks(BATCH) {
                 self.keep(exchanges)?;
             }
-            let position = Position { segment: segment.number, offset: batch.offset };
-            if batch.offset > offset {
-                writer.note_settled(position)?;
-            }
             offset = batch.offset;
-            if batch.exchanges.is_empty() || (batch.at_end && !over) {
-                return Ok(position);
-            }
+            writer.note_settled(Position { segment: segment.number, offset })?;
         }
+        Ok(true)
     }
 
     /// Writes exchanges into the record. Where one of them cannot be written whatever happens, it alone is given up.
@@ -200,6 +217,32 @@ impl Settler {
     }
 }
 
+/// How heavy traffic is, looked at in windows of one [`PAUSE`] or more.
+struct Traffic {
+    backlog: Backlog,
+    since: Instant,
+    seen: u64,
+    /// In the last whole window.
+    was_heavy: bool,
+}
+
+impl Traffic {
+    fn new(backlog: Backlog) -> Self {
+        Self { backlog, since: Instant::now(), seen: 0, was_heavy: false }
+    }
+
+    /// Whether it is heavy now, or was a moment ago.
+    fn is_heavy(&mut self) -> bool {
+        let exchanges = self.backlog.exchanges();
+        let window = self.since.elapsed().max(PAUSE);
+        let heavy = (exchanges - self.seen) as f64 > HEAVY * window.as_secs_f64();
+        if self.since.elapsed() >= PAUSE {
+            (self.since, self.seen, self.was_heavy) = (Instant::now(), exchanges, heavy);
+        }
+        heavy || self.was_heavy
+    }
+}
+
 /// Between two looks at whether the process that settles has come so far.
 const POLL: Duration = Duration::from_millis(5);
 /// A running sidecar gets this long to do it before the one who waits does it.
@@ -221,9 +264,30 @@ pub fn settle(dir: &DataDir, patience: Duration) -> std::io::Result<()> {
             return Err(std::io::Error::new(std::io::ErrorKind::TimedOut, message));
         }
         if began.elapsed() > COURTESY {
-            settler.settle().map_err(std::io::Error::other)?;
+            settler.settle(&mut || true).map_err(std::io::Error::other)?;
         }
         std::thread::sleep(POLL);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_is_heavy_at_once_and_a_trickle_never() {
+        let backlog = Backlog::default();
+        let mut traffic = Traffic::new(backlog.clone());
+        assert!(!traffic.is_heavy());
+        backlog.appended(1, 10);
+        assert!(!traffic.is_heavy(), "ten in a quarter of a second");
+        backlog.appended(1, 1000);
+        assert!(traffic.is_heavy());
+        // A whole window later it was heavy still.
+        traffic.since = Instant::now().checked_sub(PAUSE).expect("the clock has run for a while");
+        assert!(traffic.is_heavy() && traffic.is_heavy());
+        traffic.since = Instant::now().checked_sub(PAUSE).expect("the clock has run for a while");
+        assert!(!traffic.is_heavy(), "a quiet window");
+    }
 }
