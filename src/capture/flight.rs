@@ -94,6 +94,11 @@ impl Flight {
         &self.recorder
     }
 
+    /// Takes note of the upstream, where it was not known at the beginning.
+    pub fn goes_to(&mut self, upstream: &Arc<str>) {
+        self.open().head.upstream = upstream.clone();
+    }
+
     /// Whether the client broke off while it was sending its request.
     #[must_use]
     pub fn request_broke_off(&mut self) -> bool {
