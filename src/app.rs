@@ -89,6 +89,9 @@ impl App {
             tasks.clone(),
             metrics.clone(),
         )?;
+        if let Some(proxy) = &forward_proxy {
+            tracing::info!(certificate = %proxy.certificate().display(), "forward-proxy mode: apps have to trust this");
+        }
         let forwarder = Forwarder::new(
             routes,
             forward_proxy,

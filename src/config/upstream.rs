@@ -1,6 +1,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use http::uri::Authority;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Problem, Span};
@@ -208,7 +209,7 @@ impl Route {
             wrong(&format!("{at}.path"), format!("{path:?} must begin with / and have no query"));
         }
         if let Some(host) = &self.host
-            && (host.parse::<http::uri::Authority>().map_or(true, |a| a.host() != host) || host.is_empty())
+            && (host.parse::<Authority>().map_or(true, |a| a.host() != host) || host.is_empty())
         {
             wrong(
                 &format!("{at}.host"),
@@ -255,9 +256,17 @@ impl Default for ForwardProxy {
 }
 
 impl ForwardProxy {
+    /// The hosts without their ports.
+    #[must_use]
+    pub fn host_names(&self) -> Vec<String> {
+        let name =
+            |host: &String| host.parse::<Authority>().map_or_else(|_| host.clone(), |a| a.host().to_owned());
+        self.hosts.iter().map(name).collect()
+    }
+
     pub(super) fn check(&self, wrong: &mut impl FnMut(&str, String)) {
         for (i, host) in self.hosts.iter().enumerate() {
-            let fine = host.parse::<http::uri::Authority>().is_ok_and(|a| {
+            let fine = host.parse::<Authority>().is_ok_and(|a| {
                 !a.as_str().contains('@')
                     && !a.host().is_empty()
                     && (a.port().is_none() || a.port_u16().is_some())
@@ -324,11 +333,11 @@ mod tests {
 
     #[test]
     fn a_proxys_password_is_never_shown() {
-        let yaml = "upstream:\n  proxy: http://user:secret@proxy:3128\n";
+        let yaml = "upstream:\n  proxy: http://user:hunter2@proxy:3128\n";
         let config = Config::from_yaml(yaml, "test", |_| None).expect("it is fine");
         let shown = serde_json::to_string(&config).expect("settings are plain data");
-        assert!(!shown.contains("secret") && shown.contains("http://***@proxy:3128"), "{shown}");
-        assert_eq!(config.upstream.proxy, UpstreamProxy::Url("http://user:secret@proxy:3128".into()));
+        assert!(!shown.contains("hunter2") && shown.contains("http://***@proxy:3128"), "{shown}");
+        assert_eq!(config.upstream.proxy, UpstreamProxy::Url("http://user:hunter2@proxy:3128".into()));
     }
 
     #[test]

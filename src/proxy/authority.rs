@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, Datelike, Days, NaiveDate, Utc};
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, CidrSubnet, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, NameConstraints,
+    BasicConstraints, Certificate, CertificateParams, CidrSubnet, DnType, ExtendedKeyUsagePurpose,
+    GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints,
 };
 use rustls::ServerConfig;
 use rustls_pki_types::PrivateKeyDer;
@@ -135,7 +135,8 @@ fn params(key: &KeyPair, hosts: &[String], now: DateTime<Utc>) -> CertificatePar
     params.distinguished_name.push(DnType::CommonName, format!("Remora local CA {}", name(key)));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    let (ips, names): (Vec<_>, Vec<_>) = hosts.iter().map(|h| bare(h)).partition(|h| h.parse::<IpAddr>().is_ok());
+    let (ips, names): (Vec<_>, Vec<_>) =
+        hosts.iter().map(|h| bare(h)).partition(|h| h.parse::<IpAddr>().is_ok());
     let mut permitted: Vec<GeneralSubtree> =
         names.iter().map(|name| GeneralSubtree::DnsName((*name).to_owned())).collect();
     let mut excluded = Vec::new();
@@ -221,7 +222,9 @@ fn check_private(path: &Path) -> std::io::Result<()> {
     if mode & 0o077 == 0 {
         return Ok(());
     }
-    Err(std::io::Error::other("others may read this key: chmod 600 it, or delete it if they may have done so"))
+    Err(std::io::Error::other(
+        "others may read this key: chmod 600 it, or delete it if they may have done so",
+    ))
 }
 
 #[cfg(not(unix))]
@@ -260,7 +263,8 @@ mod tests {
         let root = CertificateDer::from_pem_file(authority.certificate()).expect("a certificate");
         roots.add(root).expect("it can be trusted");
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().expect("built");
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().expect("built");
         let leaf = authority.leaf(host, Utc::now()).expect("issued");
         let at = UnixTime::since_unix_epoch(std::time::Duration::from_secs(
             u64::try_from(Utc::now().timestamp() + days * 86_400).expect("after 1970"),

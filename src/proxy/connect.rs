@@ -28,7 +28,7 @@ use super::{Forwarder, listener};
 use crate::config::{self, Config};
 use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
-use crate::upstream::{HttpUpstream, SetupError, Setup};
+use crate::upstream::{HttpUpstream, Setup, SetupError};
 
 /// Takes what comes to us as a forward proxy.
 pub struct ForwardProxy {
@@ -103,8 +103,7 @@ impl ForwardProxy {
                 http: upstream("http")?,
             }));
         }
-        let hosts: Vec<String> = listed.iter().map(|l| l.host.clone()).collect();
-        let authority = Authority::open(folder, &hosts)?;
+        let authority = Authority::open(folder, &section.host_names())?;
         let gate = Gate::new(section, &config.upstream, own, setup);
         Ok(Some(Self { listed, authority, gate, tasks, open: TaskTracker::new(), metrics }))
     }
@@ -133,8 +132,10 @@ impl ForwardProxy {
         };
         if request.method() != Method::CONNECT {
             let https = request.uri().scheme() == Some(&Scheme::HTTPS);
-            let Some(listed) = self.listed(place.host(), place.port_u16(), if https { 443 } else { 80 }) else {
-                let message = format!("{} is not among forward_proxy.hosts; set NO_PROXY for it", place.host());
+            let Some(listed) = self.listed(place.host(), place.port_u16(), if https { 443 } else { 80 })
+            else {
+                let message =
+                    format!("{} is not among forward_proxy.hosts; set NO_PROXY for it", place.host());
                 return refuse(StatusCode::FORBIDDEN, &message);
             };
             let upstream = if https { &listed.https } else { &listed.http };
@@ -230,5 +231,6 @@ impl ForwardProxy {
 
 fn refuse(status: StatusCode, message: &str) -> Response<ProxyBody> {
     let kind = if status.is_server_error() { "upstream_error" } else { "invalid_request_error" };
-    respond::error(status, kind, "connect", &format!("Remora: {message}")).map(|bytes: Bytes| ProxyBody::Own(Some(bytes)))
+    respond::error(status, kind, "connect", &format!("Remora: {message}"))
+        .map(|bytes: Bytes| ProxyBody::Own(Some(bytes)))
 }

@@ -43,7 +43,11 @@ impl Forwarder {
     }
 
     /// Answers one request that came over the connection numbered `connection`.
-    pub async fn answer(self: &Arc<Self>, request: Request<Incoming>, connection: i64) -> Response<ProxyBody> {
+    pub async fn answer(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        connection: i64,
+    ) -> Response<ProxyBody> {
         // In HTTP/1 only a request to a forward proxy names another host in its target; in HTTP/2 every one names ours.
         let elsewhere = request.version() < Version::HTTP_2 && request.uri().authority().is_some();
         if request.method() == Method::CONNECT || elsewhere {
@@ -181,6 +185,7 @@ fn own(response: Response<Bytes>) -> Response<ProxyBody> {
 }
 
 fn no_forward_proxy() -> Response<ProxyBody> {
-    let message = "Remora is no forward proxy: set it as the base URL, not as HTTP_PROXY, or set forward_proxy.enabled";
+    let message =
+        "Remora is no forward proxy: set it as the base URL, not as HTTP_PROXY, or set forward_proxy.enabled";
     own(respond::error(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "connect", message))
 }

@@ -237,7 +237,10 @@ mod tests {
 
     fn scan(body: &[u8], piece: usize) -> Found {
         let mut reader = Reader::of(&HeaderMap::new()).expect("it may be JSON");
-        body.chunks(piece).map(|piece| reader.read(piece)).find(|f| *f != Found::NotYet).unwrap_or(Found::NotYet)
+        body.chunks(piece)
+            .map(|piece| reader.read(piece))
+            .find(|f| *f != Found::NotYet)
+            .unwrap_or(Found::NotYet)
     }
 
     #[test]
@@ -246,8 +249,14 @@ mod tests {
         for (body, expected) in [
             (r#"{"model":"gpt-4o"}"#, model("gpt-4o")),
             (" \n{ \"model\"\t: \"m\" ", model("m")),
-            (r#"{"messages":[{"model":"x","content":"\"model\":\"y\\\""}],"n":1.5e3,"b":null,"model":"z"#, Found::NotYet),
-            (r#"{"messages":[{"model":"x","content":"\"model\":\"y\\\""}],"n":1.5e3,"b":null,"model":"z""#, model("z")),
+            (
+                r#"{"messages":[{"model":"x","content":"\"model\":\"y\\\""}],"n":1.5e3,"b":null,"model":"z"#,
+                Found::NotYet,
+            ),
+            (
+                r#"{"messages":[{"model":"x","content":"\"model\":\"y\\\""}],"n":1.5e3,"b":null,"model":"z""#,
+                model("z"),
+            ),
             (r#"{"a":{"model":"x"},"model":"z"}"#, model("z")),
             (r#"{"a":"model","model":"z"}"#, model("z")),
             (r#"{"\u006dodel":"a\"b"}"#, model("a\"b")),
@@ -285,7 +294,9 @@ mod tests {
             encoder.finish().expect("in memory")
         };
         let zstd = zstd::encode_all(body.as_bytes(), 3).expect("in memory");
-        for (coding, encoded) in [("gzip", gzip(flate2::Compression::best())), ("deflate", zlib), ("zstd", zstd)] {
+        for (coding, encoded) in
+            [("gzip", gzip(flate2::Compression::best())), ("deflate", zlib), ("zstd", zstd)]
+        {
             let mut headers = HeaderMap::new();
             headers.insert("content-encoding", coding.parse().expect("a value"));
             let mut reader = Reader::of(&headers).expect("known");
@@ -300,7 +311,9 @@ mod tests {
 
     #[test]
     fn forms_and_unknown_encodings_are_not_looked_at() {
-        for (name, value) in [("content-type", "multipart/form-data; boundary=x"), ("content-encoding", "gzip, br")] {
+        for (name, value) in
+            [("content-type", "multipart/form-data; boundary=x"), ("content-encoding", "gzip, br")]
+        {
             let headers = HeaderMap::from_iter([(
                 name.parse::<http::HeaderName>().expect("a name"),
                 value.parse().expect("a value"),

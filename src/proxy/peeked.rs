@@ -62,11 +62,11 @@ where
     fn size_hint(&self) -> SizeHint {
         let mut hint = self.inner.size_hint();
         if self.ahead > 0 {
-            let upper = hint.upper().map(|upper| upper + self.ahead);
-            hint.set_lower(hint.lower() + self.ahead);
-            if let Some(upper) = upper {
-                hint.set_upper(upper);
+            // In this order: the lower bound must never be above the upper one.
+            if let Some(upper) = hint.upper() {
+                hint.set_upper(upper + self.ahead);
             }
+            hint.set_lower(hint.lower() + self.ahead);
         }
         hint
     }
@@ -94,7 +94,10 @@ mod tests {
         let mut body = Peeked::new(Torn(VecDeque::from([Ok("one"), Err("broken")])));
         assert!(body.peek().await.is_some());
         assert!(body.peek().await.is_none());
-        assert_eq!(body.frame().await.and_then(Result::ok).and_then(|f| f.into_data().ok()), Some(Bytes::from("one")));
+        assert_eq!(
+            body.frame().await.and_then(Result::ok).and_then(|f| f.into_data().ok()),
+            Some(Bytes::from("one"))
+        );
         assert_eq!(body.frame().await.map(|f| f.err()), Some(Some("broken")));
     }
 

@@ -6,7 +6,7 @@ use super::model_name::{Found, Reader};
 use super::peeked::Peeked;
 use crate::capture::RequestTee;
 use crate::config::{self, Config};
-use crate::upstream::{HttpUpstream, SetupError, Setup};
+use crate::upstream::{HttpUpstream, Setup, SetupError};
 
 /// A request's body on its way to the upstream.
 pub type RequestBody = Peeked<RequestTee<Incoming>>;
@@ -94,9 +94,13 @@ impl Routes {
         let (path, uri, headers) = (parts.uri.path(), &parts.uri, &parts.headers);
         self.routes.iter().filter(move |route| {
             let host = |wanted: &String| {
-                otherwise.host.or_else(|| host_of(uri, headers)).is_some_and(|h| h.eq_ignore_ascii_case(wanted))
+                otherwise
+                    .host
+                    .or_else(|| host_of(uri, headers))
+                    .is_some_and(|h| h.eq_ignore_ascii_case(wanted))
             };
-            route.path.as_ref().is_none_or(|prefix| is_below(path, prefix)) && route.host.as_ref().is_none_or(host)
+            route.path.as_ref().is_none_or(|prefix| is_below(path, prefix))
+                && route.host.as_ref().is_none_or(host)
         })
     }
 }
@@ -128,9 +132,8 @@ fn host_of<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
 
 /// Whether a path begins with whole segments of another one.
 fn is_below(path: &str, prefix: &str) -> bool {
-    path.strip_prefix(prefix).is_some_and(|rest| {
-        rest.is_empty() || rest.starts_with('/') || prefix.ends_with('/')
-    })
+    path.strip_prefix(prefix)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || prefix.ends_with('/'))
 }
 
 /// Whether a text is like a pattern, in which `*` stands for any bytes and `?` for one character.
@@ -212,7 +215,8 @@ mod tests {
 
     #[test]
     fn the_host_counts_without_its_port() {
-        for (host, expected) in [("a.b", "a.b"), ("a.b:81", "a.b"), ("[::1]", "[::1]"), ("[::1]:81", "[::1]")] {
+        for (host, expected) in [("a.b", "a.b"), ("a.b:81", "a.b"), ("[::1]", "[::1]"), ("[::1]:81", "[::1]")]
+        {
             let headers = HeaderMap::from_iter([(header::HOST, host.parse().expect("a value"))]);
             assert_eq!(host_of(&Uri::from_static("/x"), &headers), Some(expected));
         }

@@ -46,7 +46,12 @@ const QUIET_AT_THE_END: Duration = Duration::from_secs(1);
 const BUFFER: usize = 16 << 10;
 
 impl Gate {
-    pub fn new(config: &config::ForwardProxy, upstream: &config::Upstream, own: &[u16], setup: Setup) -> Self {
+    pub fn new(
+        config: &config::ForwardProxy,
+        upstream: &config::Upstream,
+        own: &[u16],
+        setup: Setup,
+    ) -> Self {
         Self {
             ports: config.ports.clone(),
             allow_local: config.allow_local,
@@ -75,15 +80,17 @@ impl Gate {
                 None => self.direct(host, port).await.map(Either::Left),
             }
         };
-        let too_slow = || unreachable(&format_args!("no connection within {}", humantime::format_duration(patience)));
+        let too_slow =
+            || unreachable(&format_args!("no connection within {}", humantime::format_duration(patience)));
         tokio::time::timeout(patience, connecting).await.unwrap_or_else(|_| Err(too_slow()))
     }
 
     /// The addresses are looked up once, checked, and then connected to: a second look-up might tell others.
     async fn direct(&self, host: &str, port: u16) -> Result<TcpStream, Refusal> {
         let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let unreachable =
-            |reason: &dyn std::fmt::Display| Refusal::Unreachable(format!("cannot connect to {host}:{port}: {reason}"));
+        let unreachable = |reason: &dyn std::fmt::Display| {
+            Refusal::Unreachable(format!("cannot connect to {host}:{port}: {reason}"))
+        };
         let addresses: Vec<SocketAddr> =
             tokio::net::lookup_host((bare, port)).await.map_err(|e| unreachable(&e))?.collect();
         let mut last = unreachable(&"it has no address");
@@ -123,7 +130,11 @@ impl Gate {
 fn is_local(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(ip) => {
-            ip.is_loopback() || ip.is_unspecified() || ip.is_link_local() || ip.is_broadcast() || ip.is_multicast()
+            ip.is_loopback()
+                || ip.is_unspecified()
+                || ip.is_link_local()
+                || ip.is_broadcast()
+                || ip.is_multicast()
         }
         IpAddr::V6(ip) => {
             ip.is_loopback() || ip.is_unspecified() || ip.is_unicast_link_local() || ip.is_multicast()
@@ -197,7 +208,16 @@ mod tests {
 
     #[test]
     fn addresses_of_this_machine_and_its_link_are_known() {
-        for local in ["127.0.0.1", "127.9.9.9", "0.0.0.0", "169.254.169.254", "::1", "::", "fe80::1", "::ffff:127.0.0.1"] {
+        for local in [
+            "127.0.0.1",
+            "127.9.9.9",
+            "0.0.0.0",
+            "169.254.169.254",
+            "::1",
+            "::",
+            "fe80::1",
+            "::ffff:127.0.0.1",
+        ] {
             assert!(is_local(local.parse().expect("an address")), "{local}");
         }
         for other in ["10.0.0.1", "192.168.1.1", "8.8.8.8", "2001:db8::1", "fd00::1"] {

@@ -1,0 +1,28 @@
+use clap::Args;
+
+use super::{Common, Outcome, output};
+use crate::proxy::Authority;
+use crate::store::DataDir;
+
+/// Say where the certificate is that apps have to trust in forward-proxy mode; makes it where there is none.
+#[derive(Args, Debug)]
+pub(super) struct Ca {
+    #[command(flatten)]
+    common: Common,
+    /// Print the certificate itself.
+    #[arg(long)]
+    pem: bool,
+}
+
+impl Ca {
+    pub fn run(self) -> Outcome {
+        let config = self.common.load()?;
+        let hosts = config.forward_proxy.host_names();
+        let authority = Authority::open(&DataDir::new(config.data_dir()).authority(), &hosts)?;
+        if self.pem {
+            let pem = std::fs::read_to_string(authority.certificate())?;
+            return Ok(output::line(pem.trim_end())?);
+        }
+        Ok(output::line(authority.certificate().display())?)
+    }
+}
