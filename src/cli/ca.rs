@@ -17,12 +17,16 @@ pub(super) struct Ca {
 impl Ca {
     pub fn run(self) -> Outcome {
         let config = self.common.load()?;
-        let hosts = config.forward_proxy.host_names();
-        let authority = Authority::open(&DataDir::new(config.data_dir()).authority(), &hosts)?;
+        let folder = DataDir::new(config.data_dir()).authority();
+        // One that is trusted already must not change because of another configuration.
+        let certificate = Authority::certificate_in(&folder);
+        if !certificate.exists() {
+            Authority::open(&folder, &config.forward_proxy.host_names())?;
+        }
         if self.pem {
-            let pem = std::fs::read_to_string(authority.certificate())?;
+            let pem = std::fs::read_to_string(&certificate)?;
             return Ok(output::line(pem.trim_end())?);
         }
-        Ok(output::line(authority.certificate().display())?)
+        Ok(output::line(certificate.display())?)
     }
 }

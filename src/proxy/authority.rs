@@ -57,7 +57,7 @@ impl Authority {
         let key = read_or_make_key(folder, &path).map_err(|e| failed(e.to_string()))?;
         let key = KeyPair::from_pem(&key).map_err(|e| failed(format!("is no private key: {e}")))?;
 
-        let certificate = folder.join("ca.pem");
+        let certificate = Self::certificate_in(folder);
         let mut hosts: Vec<String> = hosts.iter().map(|h| h.to_ascii_lowercase()).collect();
         hosts.sort();
         hosts.dedup();
@@ -75,6 +75,12 @@ impl Authority {
         }
         let own = KeyPair::generate().map_err(|e| failed(e.to_string()))?;
         Ok(Self { issuer: Issuer::new(params, key), certificate, key: own, issued: Mutex::default() })
+    }
+
+    /// The file that apps are to trust, of the authority kept in `folder`.
+    #[must_use]
+    pub fn certificate_in(folder: &Path) -> PathBuf {
+        folder.join("ca.pem")
     }
 
     /// The file that apps are to trust.

@@ -85,7 +85,7 @@ async fn an_app_that_trusts_the_authority_gets_the_bytes_of_a_listed_host_and_th
             body.len()
         );
         stream.write_all(request.as_bytes()).await.expect("sent");
-        let answer = read_until(&mut stream, b"\xff}").await;
+        let answer = read_until(&mut stream, b"\xff}\r\n0\r\n\r\n").await;
         assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n"));
     }
 
@@ -241,7 +241,6 @@ async fn a_quiet_tunnel_does_not_hold_up_the_end() {
 #[tokio::test]
 async fn tunnels_lead_only_where_they_may() {
     let sidecar = configured(|_| ()).await;
-    let own: u16 = sidecar.proxy.rsplit(':').next().and_then(|p| p.parse().ok()).expect("a port");
     for (target, words) in [
         ("llm.example:22".to_owned(), "port 22 is not among"),
         ("127.0.0.1:443".to_owned(), "allow_local"),
@@ -258,9 +257,6 @@ async fn tunnels_lead_only_where_they_may() {
         assert!(answer.status == 403 && said.contains(words), "{target}: {said}");
     }
     // Not even where much is allowed: to Remora itself.
-    let admin: u16 = sidecar.admin.rsplit(':').next().and_then(|p| p.parse().ok()).expect("a port");
-    drop(sidecar);
-    let _ = (own, admin);
     let sidecar = Sidecar::configured("http://127.0.0.1:1", |c| {
         c.forward_proxy.enabled = true;
         c.forward_proxy.allow_local = true;
@@ -358,9 +354,8 @@ async fn a_client_that_does_not_trust_the_authority_harms_nobody() {
     assert!(tls_over(stream, &other, "localhost", &[]).await.is_err());
     let (_, mut stream) = tunnel(&sidecar.proxy, &place).await;
     stream.write_all(b"this is no TLS\r\n\r\n").await.expect("sent");
-    let mut rest = Vec::new();
-    until("nothing", || Some(())).await;
-    drop(stream.read_to_end(&mut rest).await);
+    // An alert comes, perhaps, and then the end.
+    drop(stream.read_to_end(&mut Vec::new()).await);
     let (_, stream) = tunnel(&sidecar.proxy, &place).await;
     let mut stream =
         tls_over(stream, &authority_of(&sidecar), "localhost", &[b"http/1.1"]).await.expect("trusted");
