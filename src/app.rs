@@ -10,11 +10,11 @@ use tokio::sync::watch;
 use crate::capture::{self, Recorder, Redactor};
 use crate::config::Config;
 use crate::model::Micros;
-use crate::proxy::{FeedbackDesk, Forwarder, Proxy};
+use crate::proxy::{FeedbackDesk, ForwardProxy, ForwardProxyError, Forwarder, Proxy, Routes};
 use crate::store::{DataDir, RecordWriter, Store, StoreError};
 use crate::tasks::{self, Tasks};
 use crate::telemetry::Metrics;
-use crate::upstream::{HttpUpstream, SetupError};
+use crate::upstream::{Setup, SetupError};
 use crate::{dashboard, outcome, schedule, trajectory};
 
 /// Remora cannot start.
@@ -30,6 +30,8 @@ pub enum AppError {
     Journal { path: PathBuf, source: std::io::Error },
     #[error(transparent)]
     Upstream(#[from] SetupError),
+    #[error(transparent)]
+    ForwardProxy(#[from] ForwardProxyError),
     #[error("cannot start the recorder's thread: {0}")]
     Thread(std::io::Error),
     #[error("{path}: cannot write the ready file: {source}", path = path.display())]
@@ -79,8 +81,22 @@ impl App {
         let recorder =
             if config.capture.enabled { Some(start_recorder(config, &dir, &metrics, &tasks)?) } else { None };
 
+        let setup = Setup::new(proxy);
+        let routes = Routes::build(config, &setup)?;
+        let forward_proxy = ForwardProxy::build(
+            config,
+            &dir.authority(),
+            &[proxy.port(), admin.port()],
+            setup,
+            tasks.clone(),
+            metrics.clone(),
+        )?;
+        if let Some(proxy) = &forward_proxy {
+            tracing::info!(certificate = %proxy.certificate().display(), "forward-proxy mode: apps have to trust this");
+        }
         let forwarder = Forwarder::new(
-            HttpUpstream::build(&config.upstream)?,
+            routes,
+            forward_proxy,
             recorder.clone(),
             &config.capture.skip_paths,
             FeedbackDesk::new(store.clone()),

@@ -105,6 +105,11 @@ impl Flight {
         self.open.clone()
     }
 
+    /// Takes note of the upstream, where it was not known at the beginning.
+    pub fn goes_to(&mut self, upstream: &Arc<str>) {
+        self.note(|open| open.head.upstream = upstream.clone());
+    }
+
     /// Whether the client broke off while it was sending its request.
     #[must_use]
     pub fn request_broke_off(&mut self) -> bool {

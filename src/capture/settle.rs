@@ -64,7 +64,9 @@ impl Settler {
 
     /// Settles until the recorder is gone. Blocks: for a thread of its own.
     pub fn run(mut self) {
-        let Some((backlog, most)) = self.own.as_ref().map(|own| (own.backlog.clone(), own.most)) else { return };
+        let Some((backlog, most)) = self.own.as_ref().map(|own| (own.backlog.clone(), own.most)) else {
+            return;
+        };
         let mut traffic = Traffic::new(backlog.clone());
         let mut last = Instant::now();
         // What an earlier process left.

@@ -57,6 +57,12 @@ impl DataDir {
         self.0.join("fingerprint.key")
     }
 
+    /// The local certificate authority, where forward-proxy mode is on.
+    #[must_use]
+    pub fn authority(&self) -> PathBuf {
+        self.0.join("ca")
+    }
+
     pub(super) fn create(&self) -> Result<(), StoreError> {
         // Recorded traffic is nobody else's business.
         let mut private = std::fs::DirBuilder::new();
