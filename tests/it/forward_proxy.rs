@@ -164,6 +164,32 @@ async fn without_a_route_a_listed_host_is_verified_against_the_systems_authoriti
 }
 
 #[tokio::test]
+async fn a_tunnel_can_be_asked_for_over_http2() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let sidecar = tunnelling(address.port()).await;
+    let stream = tokio::net::TcpStream::connect(sidecar.proxy.strip_prefix("http://").expect("an http URL"));
+    let stream = TokioIo::new(stream.await.expect("the proxy listens"));
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.expect("HTTP/2");
+    tokio::spawn(connection);
+    let request =
+        http::Request::connect(address.to_string()).body(Full::new(Bytes::new())).expect("a request");
+    let answer = sender.send_request(request).await.expect("an answer");
+    assert_eq!(answer.status(), 200);
+    let mut client = TokioIo::new(hyper::upgrade::on(answer).await.expect("a tunnel"));
+    let (mut server, _) = listener.accept().await.expect("a connection");
+    client.write_all(b"question").await.expect("sent");
+    let mut question = [0; 8];
+    server.read_exact(&mut question).await.expect("it comes");
+    server.write_all(b"answer").await.expect("sent");
+    drop(server);
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).await.expect("it comes");
+    assert_eq!((&question, answer.as_slice()), (b"question", b"answer".as_slice()));
+}
+
+#[tokio::test]
 async fn other_hosts_are_tunnelled_untouched_counted_and_not_recorded() {
     let authority = Authority::new();
     let peer = Peer::start(Offer::Tls(&authority), |_| vec![Part::Data(b"real")]).await;
