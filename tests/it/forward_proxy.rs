@@ -12,7 +12,6 @@ use tokio::net::TcpListener;
 
 use crate::harness::{
     Authority, Connection, Gate, Offer, PATIENCE, Part, Peer, Sidecar, Upstream, plain, tls_over, tunnel,
-    until,
 };
 
 /// A Remora in forward-proxy mode that stands in for `localhost` at the peer's port, and trusts its authority.

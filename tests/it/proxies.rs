@@ -151,7 +151,8 @@ async fn the_environments_proxy_is_taken_unless_the_environment_or_the_configura
     let proxy = ConnectProxy::to(peer.port()).await;
     let address = format!("http://{}", proxy.address);
     let (own, everything) = ("llm.example", "*");
-    let cases: [(&str, &[(&str, &str)], bool); 4] = [
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], bool);
+    let cases: [Case; 4] = [
         ("environment", &[("https_proxy", &address), ("HTTP_PROXY", "http://127.0.0.1:1")], true),
         ("environment", &[("ALL_PROXY", &address), ("no_proxy", own)], false),
         ("environment", &[("HTTPS_PROXY", &address), ("NO_PROXY", everything)], false),
