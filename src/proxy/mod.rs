@@ -7,6 +7,7 @@
 //! client that goes away cancels the upstream; an upstream that breaks off is seen as a break by the client.
 
 mod authority;
+mod blind;
 mod connect;
 mod feedback;
 mod forward;
@@ -16,7 +17,6 @@ mod model_name;
 mod peeked;
 mod respond;
 mod route;
-mod tunnel;
 
 pub use authority::{Authority, AuthorityError};
 pub use connect::{ForwardProxy, ForwardProxyError};
