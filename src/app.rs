@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::capture::{Recorder, Redactor};
+use crate::capture::{self, Recorder, Redactor};
 use crate::config::Config;
 use crate::model::Micros;
 use crate::proxy::{FeedbackDesk, ForwardProxy, ForwardProxyError, Forwarder, Proxy, Routes};
@@ -26,6 +26,8 @@ pub enum AppError {
     Store(#[from] StoreError),
     #[error("{path}: cannot prepare credential fingerprints: {source}", path = path.display())]
     Fingerprints { path: PathBuf, source: std::io::Error },
+    #[error("{path}: cannot begin the journal: {source}", path = path.display())]
+    Journal { path: PathBuf, source: std::io::Error },
     #[error(transparent)]
     Upstream(#[from] SetupError),
     #[error(transparent)]
@@ -197,12 +199,15 @@ fn start_recorder(
     metrics: &Metrics,
     tasks: &Tasks,
 ) -> Result<Recorder, AppError> {
-    let writer = RecordWriter::open(dir, config.capture.durability)?;
+    // A database that cannot be written is told now, not at the first exchange.
+    drop(RecordWriter::open(dir, config.capture.durability)?);
     let path = dir.fingerprint_key();
     let redactor = Redactor::open(&path, &config.capture.secret_headers)
         .map_err(|source| AppError::Fingerprints { path, source })?;
-    let (recorder, worker) = Recorder::build(&config.capture, writer, redactor, metrics.clone());
+    let (recorder, worker, settler) = capture::build(&config.capture, dir, redactor, metrics)
+        .map_err(|source| AppError::Journal { path: dir.journal(), source })?;
     tasks.thread("recorder", move || worker.run()).map_err(AppError::Thread)?;
+    tasks.thread("settler", move || settler.run()).map_err(AppError::Thread)?;
     Ok(recorder)
 }
 

@@ -33,6 +33,12 @@ impl DataDir {
         self.0.join("payloads").join(format!("{day}.db"))
     }
 
+    /// What has ended and is not in the record yet; see [`journal`](super::journal).
+    #[must_use]
+    pub fn journal(&self) -> PathBuf {
+        self.0.join("journal")
+    }
+
     /// The full-text index; derived, may be deleted at any time.
     #[must_use]
     pub fn index(&self) -> PathBuf {
