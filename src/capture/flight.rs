@@ -107,7 +107,7 @@ impl Flight {
 
     /// Takes note of the upstream, where it was not known at the beginning.
     pub fn goes_to(&mut self, upstream: &Arc<str>) {
-        self.open().head.upstream = upstream.clone();
+        self.note(|open| open.head.upstream = upstream.clone());
     }
 
     /// Whether the client broke off while it was sending its request.
