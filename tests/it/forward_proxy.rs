@@ -143,7 +143,7 @@ async fn a_stream_of_a_listed_host_comes_piece_by_piece_and_finishes_before_the_
         assert!(rest.is_empty());
     };
     let ((), ()) = tokio::join!(client, sidecar.stop());
-    assert_eq!(sidecar.exchanges()[0].ended, Ended::Complete);
+    assert_eq!(sidecar.recorded(1).await[0].ended, Ended::Complete);
 }
 
 #[tokio::test]
@@ -192,7 +192,7 @@ async fn a_tunnel_can_be_asked_for_over_http2() {
 async fn other_hosts_are_tunnelled_untouched_counted_and_not_recorded() {
     let authority = Authority::new();
     let peer = Peer::start(Offer::Tls(&authority), |_| vec![Part::Data(b"real")]).await;
-    let sidecar = tunnelling(peer.port()).await;
+    let mut sidecar = tunnelling(peer.port()).await;
     let real = sidecar.path().join("real.pem");
     authority.write(&real);
     let place = format!("localhost:{}", peer.port());
@@ -211,6 +211,7 @@ async fn other_hosts_are_tunnelled_untouched_counted_and_not_recorded() {
     assert!(sidecar.metric("remora_tunnels_total").await >= 2.0);
     assert!(sidecar.metric("remora_tunnel_bytes_total{direction=\"up\"}").await > 100.0);
     assert!(sidecar.metric("remora_tunnel_bytes_total{direction=\"down\"}").await > 100.0);
+    sidecar.stop().await;
     assert!(sidecar.exchanges().is_empty());
 }
 
@@ -282,7 +283,7 @@ async fn tunnels_lead_only_where_they_may() {
         assert!(answer.status == 403 && said.contains(words), "{target}: {said}");
     }
     // Not even where much is allowed: to Remora itself.
-    let sidecar = Sidecar::configured("http://127.0.0.1:1", |c| {
+    let mut sidecar = Sidecar::configured("http://127.0.0.1:1", |c| {
         c.forward_proxy.enabled = true;
         c.forward_proxy.allow_local = true;
         c.forward_proxy.ports = (1024..=u16::MAX).collect();
@@ -306,6 +307,7 @@ async fn tunnels_lead_only_where_they_may() {
     let mut client = Connection::open(&sidecar.proxy).await;
     client.send(format!("CONNECT {nobody} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await;
     assert_eq!(client.answer().await.status, 502);
+    sidecar.stop().await;
     assert!(sidecar.exchanges().is_empty());
 }
 
