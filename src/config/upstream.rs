@@ -267,9 +267,9 @@ impl ForwardProxy {
     pub(super) fn check(&self, wrong: &mut impl FnMut(&str, String)) {
         for (i, host) in self.hosts.iter().enumerate() {
             let fine = host.parse::<Authority>().is_ok_and(|a| {
-                !a.as_str().contains('@')
-                    && !a.host().is_empty()
-                    && (a.port().is_none() || a.port_u16().is_some())
+                let port = a.as_str().strip_prefix(a.host());
+                let number = |port: &str| port.strip_prefix(':').is_some_and(|n| n.parse::<u16>().is_ok());
+                !a.host().is_empty() && port.is_some_and(|port| port.is_empty() || number(port))
             });
             if !fine {
                 wrong(

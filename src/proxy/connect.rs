@@ -21,9 +21,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 use super::authority::{Authority, AuthorityError};
+use super::blind::{Gate, Refusal, pipe};
 use super::respond::{self, ProxyBody};
 use super::route::{Otherwise, Upstream};
-use super::tunnel::{Gate, Refusal, pipe};
 use super::{Forwarder, listener};
 use crate::config::{self, Config};
 use crate::tasks::Tasks;

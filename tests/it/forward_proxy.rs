@@ -12,7 +12,6 @@ use tokio::net::TcpListener;
 
 use crate::harness::{
     Authority, Connection, Gate, Offer, PATIENCE, Part, Peer, Sidecar, Upstream, plain, tls_over, tunnel,
-    until,
 };
 
 /// A Remora in forward-proxy mode that stands in for `localhost` at the peer's port, and trusts its authority.
@@ -144,7 +143,7 @@ async fn a_stream_of_a_listed_host_comes_piece_by_piece_and_finishes_before_the_
         assert!(rest.is_empty());
     };
     let ((), ()) = tokio::join!(client, sidecar.stop());
-    assert_eq!(sidecar.exchanges()[0].ended, Ended::Complete);
+    assert_eq!(sidecar.recorded(1).await[0].ended, Ended::Complete);
 }
 
 #[tokio::test]
@@ -164,10 +163,36 @@ async fn without_a_route_a_listed_host_is_verified_against_the_systems_authoriti
 }
 
 #[tokio::test]
+async fn a_tunnel_can_be_asked_for_over_http2() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let sidecar = tunnelling(address.port()).await;
+    let stream = tokio::net::TcpStream::connect(sidecar.proxy.strip_prefix("http://").expect("an http URL"));
+    let stream = TokioIo::new(stream.await.expect("the proxy listens"));
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.expect("HTTP/2");
+    tokio::spawn(connection);
+    let request =
+        http::Request::connect(address.to_string()).body(Full::new(Bytes::new())).expect("a request");
+    let answer = sender.send_request(request).await.expect("an answer");
+    assert_eq!(answer.status(), 200);
+    let mut client = TokioIo::new(hyper::upgrade::on(answer).await.expect("a tunnel"));
+    let (mut server, _) = listener.accept().await.expect("a connection");
+    client.write_all(b"question").await.expect("sent");
+    let mut question = [0; 8];
+    server.read_exact(&mut question).await.expect("it comes");
+    server.write_all(b"answer").await.expect("sent");
+    drop(server);
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).await.expect("it comes");
+    assert_eq!((&question, answer.as_slice()), (b"question", b"answer".as_slice()));
+}
+
+#[tokio::test]
 async fn other_hosts_are_tunnelled_untouched_counted_and_not_recorded() {
     let authority = Authority::new();
     let peer = Peer::start(Offer::Tls(&authority), |_| vec![Part::Data(b"real")]).await;
-    let sidecar = tunnelling(peer.port()).await;
+    let mut sidecar = tunnelling(peer.port()).await;
     let real = sidecar.path().join("real.pem");
     authority.write(&real);
     let place = format!("localhost:{}", peer.port());
@@ -186,6 +211,7 @@ async fn other_hosts_are_tunnelled_untouched_counted_and_not_recorded() {
     assert!(sidecar.metric("remora_tunnels_total").await >= 2.0);
     assert!(sidecar.metric("remora_tunnel_bytes_total{direction=\"up\"}").await > 100.0);
     assert!(sidecar.metric("remora_tunnel_bytes_total{direction=\"down\"}").await > 100.0);
+    sidecar.stop().await;
     assert!(sidecar.exchanges().is_empty());
 }
 
@@ -257,7 +283,7 @@ async fn tunnels_lead_only_where_they_may() {
         assert!(answer.status == 403 && said.contains(words), "{target}: {said}");
     }
     // Not even where much is allowed: to Remora itself.
-    let sidecar = Sidecar::configured("http://127.0.0.1:1", |c| {
+    let mut sidecar = Sidecar::configured("http://127.0.0.1:1", |c| {
         c.forward_proxy.enabled = true;
         c.forward_proxy.allow_local = true;
         c.forward_proxy.ports = (1024..=u16::MAX).collect();
@@ -281,6 +307,7 @@ async fn tunnels_lead_only_where_they_may() {
     let mut client = Connection::open(&sidecar.proxy).await;
     client.send(format!("CONNECT {nobody} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await;
     assert_eq!(client.answer().await.status, 502);
+    sidecar.stop().await;
     assert!(sidecar.exchanges().is_empty());
 }
 

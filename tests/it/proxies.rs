@@ -51,6 +51,25 @@ async fn an_https_upstream_is_reached_through_a_tunnel_and_verified_by_its_name(
 }
 
 #[tokio::test]
+async fn a_proxy_may_be_reached_over_tls_and_is_verified_then() {
+    let authority = Authority::new();
+    let peer = Peer::start(Offer::Tls(&authority), |_| vec![Part::Data(b"through")]).await;
+    let proxy = ConnectProxy::over_tls(peer.port(), &authority).await;
+    let url = format!("https://localhost:{}", proxy.address.port());
+    let sidecar = behind(&url, "https://llm.example", &authority, Http2::Auto).await;
+    assert_eq!(sidecar.post("/v1/x", "", b"{}").await.body, b"through");
+    assert_eq!(peer.seen()[0].version, http::Version::HTTP_2);
+
+    let proxy = ConnectProxy::over_tls(peer.port(), &Authority::new()).await;
+    let url = format!("https://localhost:{}", proxy.address.port());
+    let sidecar = behind(&url, "https://llm.example", &authority, Http2::Auto).await;
+    let answer = sidecar.post("/v1/x", "", b"{}").await;
+    let said = String::from_utf8_lossy(&answer.body).into_owned();
+    assert!(answer.status == 502 && said.contains("the proxy") && said.contains("certificate"), "{said}");
+    assert!(proxy.heads().is_empty(), "no credentials for a stranger");
+}
+
+#[tokio::test]
 async fn behind_a_proxy_a_certificate_for_another_name_or_address_is_refused() {
     let authority = Authority::new();
     let peer = Peer::start(Offer::Tls(&authority), |_| vec![Part::Data(b"never")]).await;
@@ -132,7 +151,8 @@ async fn the_environments_proxy_is_taken_unless_the_environment_or_the_configura
     let proxy = ConnectProxy::to(peer.port()).await;
     let address = format!("http://{}", proxy.address);
     let (own, everything) = ("llm.example", "*");
-    let cases: [(&str, &[(&str, &str)], bool); 4] = [
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], bool);
+    let cases: [Case; 4] = [
         ("environment", &[("https_proxy", &address), ("HTTP_PROXY", "http://127.0.0.1:1")], true),
         ("environment", &[("ALL_PROXY", &address), ("no_proxy", own)], false),
         ("environment", &[("HTTPS_PROXY", &address), ("NO_PROXY", everything)], false),

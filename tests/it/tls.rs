@@ -85,7 +85,7 @@ async fn plain_and_streamed_answers_come_through_tls_in_the_version_that_is_agre
         let seen = peer.seen();
         assert_eq!(seen[0].body, "{ \"a\" : 1 }\n");
         assert!(seen.iter().all(|s| s.version == version), "{http2:?}: {seen:?}");
-        let recorded = sidecar.exchanges();
+        let recorded = sidecar.recorded(2).await;
         let bodies: Vec<_> =
             recorded.iter().map(|e| e.response.as_ref().expect("answered").body.bytes.clone()).collect();
         assert_eq!(bodies, [&b"{\"plain\": \xff}"[..], b"data: one\n\ndata: two\n\n"]);
@@ -157,7 +157,7 @@ async fn http2_is_spoken_in_clear_where_that_is_asked_for() {
     let answer = sidecar.post("/v1/chat/completions?q=1", "", b"{}").await;
     assert_eq!((answer.status, answer.whole, answer.body.as_slice()), (200, true, b"in clear".as_slice()));
     assert_eq!(peer.seen()[0].version, Version::HTTP_2);
-    assert_eq!(sidecar.exchanges()[0].ended, Ended::Complete);
+    assert_eq!(sidecar.recorded(1).await[0].ended, Ended::Complete);
 }
 
 #[tokio::test]
@@ -170,7 +170,7 @@ async fn trailers_of_an_http2_upstream_reach_an_http2_client() {
     let answer = answer.expect("it ends well");
     assert_eq!(answer.trailers().expect("trailers came")["x-checksum"], "abc");
     assert_eq!(answer.to_bytes(), "body");
-    let recorded = sidecar.exchanges();
+    let recorded = sidecar.recorded(1).await;
     assert_eq!(recorded[0].ended, Ended::Complete);
     assert_eq!(recorded[0].response.as_ref().expect("answered").body.bytes, "body");
 }

@@ -6,8 +6,10 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use super::Authority;
 
 /// A proxy that tunnels all it is asked for to one place, or gives one answer to all.
 pub struct ConnectProxy {
@@ -18,35 +20,34 @@ pub struct ConnectProxy {
 impl ConnectProxy {
     /// Leads every tunnel to this port of 127.0.0.1, whatever host was asked for.
     pub async fn to(port: u16) -> Self {
-        Self::start(Ok(port)).await
+        Self::start(Ok(port), None).await
+    }
+
+    /// As [`to`](Self::to), reached over TLS with a certificate of `authority`.
+    pub async fn over_tls(port: u16, authority: &Authority) -> Self {
+        Self::start(Ok(port), Some(authority.server(&[b"http/1.1"], None))).await
     }
 
     /// Answers each request with this, and closes.
     pub async fn refusing(answer: &'static str) -> Self {
-        Self::start(Err(answer)).await
+        Self::start(Err(answer), None).await
     }
 
-    async fn start(way: Result<u16, &'static str>) -> Self {
+    async fn start(way: Result<u16, &'static str>, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let proxy = Self { address: listener.local_addr().expect("bound"), heads: Arc::default() };
         let heads = proxy.heads.clone();
         tokio::spawn(async move {
-            while let Ok((mut client, _)) = listener.accept().await {
-                let heads = heads.clone();
+            while let Ok((client, _)) = listener.accept().await {
+                let (heads, tls) = (heads.clone(), tls.clone());
                 tokio::spawn(async move {
-                    let head = read_head(&mut client).await;
-                    heads.lock().expect("no test panics here").push(head);
-                    match way {
-                        Ok(port) => {
-                            let mut server =
-                                TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
-                            client
-                                .write_all(b"HTTP/1.1 200 Connection established\r\nVia: test\r\n\r\n")
-                                .await
-                                .expect("sent");
-                            drop(tokio::io::copy_bidirectional(&mut client, &mut server).await);
+                    match tls {
+                        None => serve(client, way, &heads).await,
+                        Some(tls) => {
+                            if let Ok(client) = tls.accept(client).await {
+                                serve(client, way, &heads).await;
+                            }
                         }
-                        Err(answer) => client.write_all(answer.as_bytes()).await.expect("sent"),
                     }
                 });
             }
@@ -57,6 +58,24 @@ impl ConnectProxy {
     /// The heads of the requests that came.
     pub fn heads(&self) -> Vec<String> {
         self.heads.lock().expect("no test panics here").clone()
+    }
+}
+
+async fn serve(
+    mut client: impl AsyncRead + AsyncWrite + Unpin,
+    way: Result<u16, &str>,
+    heads: &Mutex<Vec<String>>,
+) {
+    let head = read_head(&mut client).await;
+    heads.lock().expect("no test panics here").push(head);
+    match way {
+        Ok(port) => {
+            let mut server = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
+            let answer = b"HTTP/1.1 200 Connection established\r\nVia: test\r\n\r\n";
+            client.write_all(answer).await.expect("sent");
+            drop(tokio::io::copy_bidirectional(&mut client, &mut server).await);
+        }
+        Err(answer) => client.write_all(answer.as_bytes()).await.expect("sent"),
     }
 }
 
