@@ -8,6 +8,7 @@ mod dream;
 mod environment;
 mod load;
 mod proxy;
+mod retention;
 mod search;
 mod units;
 
@@ -20,6 +21,7 @@ pub use dream::{Dream, Review, parse_schedule};
 pub use environment::{prepare_environment, variable};
 pub use load::{ConfigError, Problem};
 pub use proxy::{Dashboard, Http2, Log, LogFormat, Shutdown, Trajectories, Upstream};
+pub use retention::Retention;
 pub use search::{Embedder, Fetch, Onnx, Search};
 pub use units::Span;
 
@@ -35,6 +37,7 @@ pub struct Config {
     pub data: Option<PathBuf>,
     pub upstream: Upstream,
     pub capture: Capture,
+    pub retention: Retention,
     pub trajectories: Trajectories,
     pub search: Search,
     pub onnx: Onnx,
@@ -52,6 +55,7 @@ impl Default for Config {
             data: None,
             upstream: Upstream::default(),
             capture: Capture::default(),
+            retention: Retention::default(),
             trajectories: Trajectories::default(),
             search: Search::default(),
             onnx: Onnx::default(),

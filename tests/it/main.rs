@@ -12,5 +12,6 @@ mod harness;
 mod kill;
 mod layering;
 mod lifecycle;
+mod storage;
 mod tls;
 mod transparency;
