@@ -35,8 +35,8 @@ pub(super) fn open(path: &Path, schema: &Schema) -> Result<Connection, StoreErro
     make_private(path).map_err(|source| StoreError::Directory { path: path.to_owned(), source })?;
     let mut db = Connection::open(path).map_err(&failed)?;
     db.busy_timeout(BUSY_TIMEOUT).map_err(&failed)?;
-    if schema.shrinks {
-        // Before anything is in it; of a file that has tables it changes nothing.
+    // Later it changes nothing but takes the lock for writing.
+    if schema.shrinks && path.metadata().is_ok_and(|found| found.len() == 0) {
         db.pragma_update(None, "auto_vacuum", "incremental").map_err(&failed)?;
     }
     into_wal(&db).map_err(&failed)?;
@@ -105,5 +105,40 @@ fn make_private(path: &Path) -> std::io::Result<()> {
     match options.open(path) {
         Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(e),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_of_the_first_schema_keeps_its_rows_and_shrinks_from_then_on() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("record.db");
+        let db = Connection::open(&path).expect("it opens");
+        db.execute_batch(include_str!("migrations/record_0001.sql")).expect("the first schema");
+        db.pragma_update(None, "user_version", 1).expect("set");
+        db.execute_batch(
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)
+             INSERT INTO exchange SELECT i, randomblob(16), 't', '', '', 1, NULL, 'POST', '/', '', hex(zeroblob(200)),
+                 NULL, 200, 'complete', NULL, i, NULL, NULL, i, '2026-11-' || (10 + i % 2), 1, x'', 0, 1, x'', 0 FROM n",
+        )
+        .expect("rows");
+        drop(db);
+
+        let db = open(&path, &RECORD).expect("it is migrated");
+        let number = |sql: &str| db.query_row(sql, [], |r| r.get::<_, i64>(0)).expect("a number");
+        assert_eq!(number("PRAGMA user_version"), 2);
+        assert_eq!(number("PRAGMA auto_vacuum"), 2, "incremental");
+        assert_eq!(number("SELECT count(*) FROM exchange WHERE day = '2026-11-10'"), 1500);
+        let pages = number("PRAGMA page_count");
+        db.execute("DELETE FROM exchange WHERE day = '2026-11-10'", []).expect("deleted");
+        db.pragma(None, "incremental_vacuum", 100_000, |_| Ok(())).expect("given back");
+        assert!(number("PRAGMA page_count") < pages * 2 / 3);
+        // As a new one.
+        let fresh = open(&dir.path().join("fresh.db"), &RECORD).expect("it is made");
+        let mode: i64 = fresh.pragma_query_value(None, "auto_vacuum", |r| r.get(0)).expect("a number");
+        assert_eq!(mode, 2);
     }
 }

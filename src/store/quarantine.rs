@@ -21,12 +21,16 @@ impl Store {
     /// As [`Store::open`], but for damage.
     pub fn open_or_quarantine(dir: &DataDir) -> Result<Self, StoreError> {
         dir.create()?;
-        let record = sound(dir, &dir.record_db(), &migrate::RECORD)?;
-        let insight = sound(dir, &dir.insight_db(), &migrate::INSIGHT)?;
+        let record = sound(dir, &dir.record_db(), &migrate::RECORD, READ_THROUGH)?;
+        let insight = sound(dir, &dir.insight_db(), &migrate::INSIGHT, READ_THROUGH)?;
         go_on_counting(dir, record, &insight)?;
         drop(insight);
-        for day in dir.payload_days()? {
-            sound(dir, &dir.payload_db(&day), &migrate::PAYLOAD)?;
+        let days = dir.payload_days()?;
+        for (at, day) in days.iter().enumerate() {
+            let path = dir.payload_db(day);
+            // Only the latest is written to; a month of them is too much to read at a start.
+            let depth = if at + 1 == days.len() { READ_THROUGH } else { 0 };
+            sound(dir, &path, &migrate::PAYLOAD, depth)?;
         }
         Self::open(dir)
     }
@@ -38,9 +42,9 @@ impl Store {
     }
 }
 
-/// Opens a database; a damaged one is moved aside and made anew.
-fn sound(dir: &DataDir, path: &Path, schema: &migrate::Schema) -> Result<Connection, StoreError> {
-    match migrate::open(path, schema).and_then(|db| read_through(path, &db).map(|()| db)) {
+/// Opens a database, and reads it through when it has at most `depth` bytes; a damaged one is moved aside and made anew.
+fn sound(dir: &DataDir, path: &Path, schema: &migrate::Schema, depth: u64) -> Result<Connection, StoreError> {
+    match migrate::open(path, schema).and_then(|db| read_through(path, &db, depth).map(|()| db)) {
         Err(error @ StoreError::Corrupt { .. }) => {
             move_aside(dir, path, &error)?;
             migrate::open(path, schema)
@@ -49,8 +53,8 @@ fn sound(dir: &DataDir, path: &Path, schema: &migrate::Schema) -> Result<Connect
     }
 }
 
-fn read_through(path: &Path, db: &Connection) -> Result<(), StoreError> {
-    if path.metadata().is_ok_and(|found| found.len() > READ_THROUGH) {
+fn read_through(path: &Path, db: &Connection, depth: u64) -> Result<(), StoreError> {
+    if path.metadata().is_ok_and(|found| found.len() > depth) {
         return Ok(());
     }
     let said: String =

@@ -97,8 +97,11 @@ async fn todays_payload_file_that_is_damaged_under_way_costs_its_bodies_and_not_
     let sidecar = Sidecar::start(&upstream.url()).await;
     sidecar.post("/v1/chat/completions", "", &ask("first")).await;
     sidecar.recorded(1).await;
-    // Somebody restores what is no database.
+    // Somebody restores what is no database, after what was there was carried over from the log.
     let path = DataDir::new(sidecar.path()).payload_db(&today());
+    let db = rusqlite::Connection::open(&path).expect("it opens");
+    db.pragma(None, "wal_checkpoint", "truncate", |_| Ok(())).expect("carried over");
+    drop(db);
     let other = sidecar.path().join("restored");
     std::fs::write(&other, GARBAGE.repeat(200)).expect("written");
     std::fs::rename(&other, &path).expect("moved");
