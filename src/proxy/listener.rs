@@ -65,7 +65,11 @@ impl Proxy {
             self.serve(&server, &graceful, stream, connection.fetch_add(1, Ordering::Relaxed));
         }
         drop(self.listener);
-        if tokio::time::timeout(self.grace, graceful.shutdown()).await.is_err() {
+        let ended = async {
+            graceful.shutdown().await;
+            self.forwarder.tunnels_ended().await;
+        };
+        if tokio::time::timeout(self.grace, ended).await.is_err() {
             tracing::warn!(grace = ?self.grace, "some exchanges did not finish within the grace period");
         }
     }
@@ -94,7 +98,7 @@ impl Proxy {
             if !spoke {
                 return;
             }
-            let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
+            let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
             let connection = watcher.watch(connection);
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a client connection ended");
@@ -103,7 +107,7 @@ impl Proxy {
     }
 }
 
-fn builder() -> auto::Builder<TokioExecutor> {
+pub(super) fn builder() -> auto::Builder<TokioExecutor> {
     let mut server = auto::Builder::new(TokioExecutor::new());
     server
         .http1()
