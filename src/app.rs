@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::capture::{self, Recorder, Redactor};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::model::Micros;
 use crate::proxy::{FeedbackDesk, ForwardProxy, ForwardProxyError, Forwarder, Proxy, Routes};
-use crate::store::{DataDir, RecordWriter, Store, StoreError};
+use crate::store::{DataDir, RecordWriter, Store, StoreError, retention};
 use crate::tasks::{self, Tasks};
 use crate::telemetry::Metrics;
 use crate::upstream::{Setup, SetupError};
@@ -53,6 +54,8 @@ pub struct App {
 
 /// Gauges that are counted from the store are refreshed this often.
 const GAUGES_EVERY: Duration = Duration::from_secs(30);
+/// How often it is looked whether something is older than it is to be kept.
+const RETENTION_EVERY: Duration = Duration::from_secs(60);
 /// Metrics' histograms are folded this often.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 /// At the end, what is neither connection nor record gets this long.
@@ -75,9 +78,10 @@ impl App {
         let (proxy, admin) = (address("listen", &proxy_listener)?, address("admin", &admin_listener)?);
 
         let dir = DataDir::new(config.data_dir());
-        let store = Store::open(&dir)?;
+        let store = Store::open_or_quarantine(&dir)?;
         let tasks = Tasks::new();
         let (metrics, prometheus) = Metrics::register();
+        metrics.quarantined.set(store.quarantined() as f64);
         let recorder =
             if config.capture.enabled { Some(start_recorder(config, &dir, &metrics, &tasks)?) } else { None };
 
@@ -132,6 +136,8 @@ impl App {
             let (store, quiet) = (store.clone(), config.trajectories.quiet.0);
             every(&tasks, "assembly", span.0, move || digest(&store, quiet));
         }
+        let (swept, keep, stopping) = (store.clone(), config.retention.clone(), tasks.stopping());
+        every(&tasks, "retention", RETENTION_EVERY, move || drop_old(&swept, &keep, &stopping));
         every(&tasks, "gauges", GAUGES_EVERY, move || count(&store, &metrics));
         if let Some(line) = &config.dream.schedule {
             let night = schedule::Nightly::new(line, dir.path(), config_file);
@@ -253,9 +259,23 @@ fn digest(store: &Store, quiet: Duration) {
     }
 }
 
+/// Drops what is older than it is to be kept.
+fn drop_old(store: &Store, keep: &config::Retention, stopping: &CancellationToken) {
+    match retention::apply(store, keep, Micros::now(), &|| !stopping.is_cancelled()) {
+        Ok(dropped) if dropped.days.is_empty() => {}
+        Ok(retention::Dropped { days, rows, .. }) => {
+            tracing::info!(?days, rows, "dropped as `retention` says")
+        }
+        Err(error) => tracing::warn!(%error, "cannot drop old records; tried again later"),
+    }
+}
+
 fn count(store: &Store, metrics: &Metrics) {
-    let Ok(counts) = store.counts() else { return };
     let set = |gauge: &metrics::Gauge, n: u64| gauge.set(n as f64);
+    set(&metrics.quarantined, store.quarantined() as u64);
+    set(&metrics.damaged_bodies, store.damaged_bodies());
+    set(&metrics.stored_bytes, store.recorded_bytes().unwrap_or_default());
+    let Ok(counts) = store.counts() else { return };
     set(&metrics.trajectories, counts.trajectories);
     set(&metrics.outcome_success, counts.success);
     set(&metrics.outcome_failure, counts.failure);

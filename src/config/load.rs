@@ -133,6 +133,12 @@ impl Config {
                 wrong(&format!("capture.secret_headers[{i}]"), format!("{name:?} is no header name"));
             }
         }
+        if self.retention.days == Some(0) {
+            wrong("retention.days", "must be at least 1; null keeps everything".into());
+        }
+        if self.retention.bytes.is_some_and(|bytes| bytes.as_u64() == 0) {
+            wrong("retention.bytes", "must be more than nothing; null keeps everything".into());
+        }
         if self.dream.min_cluster < 2 {
             wrong("dream.min_cluster", "must be at least 2: one failure is no cluster".into());
         }

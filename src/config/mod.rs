@@ -8,6 +8,7 @@ mod dream;
 mod environment;
 mod load;
 mod proxy;
+mod retention;
 mod search;
 mod units;
 mod upstream;
@@ -21,6 +22,7 @@ pub use dream::{Dream, Review, parse_schedule};
 pub use environment::{prepare_environment, variable};
 pub use load::{ConfigError, Problem};
 pub use proxy::{Dashboard, Log, LogFormat, Shutdown, Trajectories};
+pub use retention::Retention;
 pub use search::{Embedder, Fetch, Onnx, Search};
 pub use units::Span;
 pub use upstream::{ForwardProxy, Http2, Route, Upstream, UpstreamProxy, check_proxy};
@@ -40,6 +42,7 @@ pub struct Config {
     pub routes: Vec<Route>,
     pub forward_proxy: ForwardProxy,
     pub capture: Capture,
+    pub retention: Retention,
     pub trajectories: Trajectories,
     pub search: Search,
     pub onnx: Onnx,
@@ -59,6 +62,7 @@ impl Default for Config {
             routes: Vec::new(),
             forward_proxy: ForwardProxy::default(),
             capture: Capture::default(),
+            retention: Retention::default(),
             trajectories: Trajectories::default(),
             search: Search::default(),
             onnx: Onnx::default(),

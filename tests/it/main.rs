@@ -16,5 +16,6 @@ mod lifecycle;
 mod pool;
 mod proxies;
 mod routes;
+mod storage;
 mod tls;
 mod transparency;
