@@ -14,6 +14,8 @@ pub(super) struct BodyCopy {
     /// Runs from the moment that the limit was passed; hashing what is kept is left to the recorder's thread.
     past_limit: Option<Box<BodyHash>>,
     out_of_memory: bool,
+    /// Nothing is kept, because nothing is to be kept.
+    unkept: bool,
 }
 
 /// What a kept frame costs besides its bytes: streams come in many small ones.
@@ -29,7 +31,18 @@ impl BodyCopy {
             share: memory.share(),
             past_limit: None,
             out_of_memory: false,
+            unkept: false,
         }
+    }
+
+    /// A copy that keeps no bytes: length and hash only.
+    pub fn counted(memory: &Memory) -> Self {
+        Self { past_limit: Some(Box::new(BodyHash::new())), unkept: true, ..Self::new(0, memory) }
+    }
+
+    /// Whether the copy holds less than passed although it should not.
+    pub fn fell_short(&self) -> bool {
+        self.past_limit.is_some() && !self.unkept
     }
 
     /// Takes note of a frame.
@@ -78,7 +91,7 @@ impl BodyCopy {
                 all.freeze()
             }
         };
-        let truncated = self.past_limit.is_some();
+        let truncated = self.past_limit.is_some() && self.length > 0;
         let sha256 = match self.past_limit {
             Some(hash) => hash.finish(),
             None => BodyHash::of(&bytes),

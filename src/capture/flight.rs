@@ -68,13 +68,13 @@ impl Flight {
         let started = Micros::now();
         let open = Open {
             id: ExchangeId::new(),
-            head,
             request: Arc::new(Mutex::new(RequestCopy {
-                copy: recorder.copy(),
+                copy: recorder.copy(&head.headers),
                 state: RequestState::Passing,
             })),
             response_head: None,
-            response: recorder.copy(),
+            response: recorder.copy(&HeaderMap::new()),
+            head,
             timing: Timing { started, head: None, first_byte: None, ended: started },
             ended: Ended::ClientCancelled,
             detail: None,
@@ -102,9 +102,21 @@ impl Flight {
         state == RequestState::Broken
     }
 
+    /// Takes note of a piece of the request that comes by no body: after a switch of protocols.
+    pub fn request_frame(&mut self, frame: &Bytes) {
+        self.open().request.lock().unwrap_or_else(PoisonError::into_inner).copy.push(frame);
+    }
+
+    /// Says that [`request_frame`](Self::request_frame) took note of all there was.
+    pub fn request_ended(&mut self) {
+        self.open().request.lock().unwrap_or_else(PoisonError::into_inner).state = RequestState::Ended;
+    }
+
     /// Takes note of the response's head.
     pub fn response_head(&mut self, status: u16, headers: HeaderMap) {
+        let copy = self.recorder.copy(&headers);
         let open = self.open();
+        open.response = copy;
         open.timing.head = Some(Micros::now());
         open.response_head = Some((status, headers));
     }

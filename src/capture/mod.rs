@@ -7,6 +7,7 @@
 //! is dropped and counted; every flight ends in exactly one record or one counted loss.
 
 mod copy;
+mod files;
 mod flight;
 mod memory;
 mod recorder;

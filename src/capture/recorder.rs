@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::copy::BodyCopy;
+use super::files;
 use super::flight::{Flight, Head, Open};
 use super::memory::Memory;
 use super::redact::Redactor;
@@ -27,6 +28,7 @@ pub struct Recorder {
 
 struct Shared {
     max_body: usize,
+    keep_uploads: bool,
     memory: Memory,
     durability: Durability,
     ack_timeout: Duration,
@@ -69,6 +71,7 @@ impl Recorder {
         let (queue, receiver) = mpsc::channel(QUEUE);
         let shared = Arc::new(Shared {
             max_body: size(config.max_body),
+            keep_uploads: config.keep_uploads,
             memory: memory.clone(),
             durability: config.durability,
             ack_timeout: config.ack_timeout.0,
@@ -92,8 +95,18 @@ impl Recorder {
         Flight::new(self.clone(), head)
     }
 
-    pub(super) fn copy(&self) -> BodyCopy {
+    /// An empty copy for the body that these headers announce.
+    pub(super) fn copy(&self, headers: &http::HeaderMap) -> BodyCopy {
+        if !self.shared.keep_uploads && files::announced(headers) {
+            return BodyCopy::counted(&self.shared.memory);
+        }
         BodyCopy::new(self.shared.max_body, &self.shared.memory)
+    }
+
+    /// Whether files are kept whole, not as length and hash only.
+    #[must_use]
+    pub fn keeps_uploads(&self) -> bool {
+        self.shared.keep_uploads
     }
 
     pub(super) fn ack_timeout(&self) -> Duration {
@@ -213,13 +226,13 @@ impl RecorderWorker {
             self.metrics.truncated_by_memory.increment(1);
         }
         let Open { id, head, response_head, response, timing, ended, detail, .. } = open;
+        let truncated = (request.fell_short() && request_ended) || response.fell_short();
         let (mut request_body, share) = request.into_body();
         shares.push(share);
         // An answer may come before the request's end; what came later is not in the record.
         request_body.truncated |= !request_ended;
         let (response_body, share) = response.into_body();
         shares.push(share);
-        let truncated = (request_body.truncated && request_ended) || response_body.truncated;
         Exchange {
             id,
             scope: head.scope,

@@ -49,6 +49,11 @@ impl<B: Body<Data = Bytes> + Unpin> RequestTee<B> {
 }
 
 impl<B> RequestTee<B> {
+    /// The body itself, unless it has ended.
+    pub fn inner_mut(&mut self) -> Option<&mut B> {
+        self.inner.as_mut()
+    }
+
     fn note(&self, change: impl FnOnce(&mut RequestCopy)) {
         if let Some(copy) = &self.copy {
             change(&mut copy.lock().unwrap_or_else(PoisonError::into_inner));

@@ -3,10 +3,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body, Incoming};
+use hyper::upgrade::OnUpgrade;
+use tokio_util::sync::DropGuard;
 
 use super::FeedbackDesk;
-use super::headers::{remove_hop_headers, remove_remora_headers, scope_of};
+use super::headers::{remove_expect, remove_hop_headers, remove_remora_headers, scope_of};
 use super::respond::{self, InFlight, ProxyBody};
+use super::line::{Line, Tunnels};
+use super::upgrade::{self, Switch, switched};
+use super::upload::{Expectation, Upload, attach, close};
 use crate::capture::{Flight, Head, Recorder, RequestTee, ResponseTee};
 use crate::model::Ended;
 use crate::telemetry::Metrics;
@@ -14,7 +19,7 @@ use crate::upstream::{HttpUpstream, UpstreamError};
 
 /// Answers requests: forwards them, with a copy to the recorder.
 pub struct Forwarder {
-    upstream: HttpUpstream<RequestTee<Incoming>>,
+    upstream: HttpUpstream<RequestTee<Upload<Incoming>>>,
     /// None: capture is switched off.
     recorder: Option<Recorder>,
     skip_paths: Arc<[String]>,
@@ -28,7 +33,7 @@ const OWN_PATHS: &str = "/remora/";
 impl Forwarder {
     #[must_use]
     pub fn new(
-        upstream: HttpUpstream<RequestTee<Incoming>>,
+        upstream: HttpUpstream<RequestTee<Upload<Incoming>>>,
         recorder: Option<Recorder>,
         skip_paths: &[String],
         feedback: FeedbackDesk,
@@ -37,8 +42,8 @@ impl Forwarder {
         Self { upstream, recorder, skip_paths: skip_paths.into(), feedback, metrics }
     }
 
-    /// Answers one request that came over the connection numbered `connection`.
-    pub async fn answer(&self, request: Request<Incoming>, connection: i64) -> Response<ProxyBody> {
+    /// Answers one request that came over a client's connection.
+    pub async fn answer(&self, mut request: Request<Incoming>, line: &Line) -> Response<ProxyBody> {
         let path = request.uri().path();
         if path == FeedbackDesk::PATH {
             return own(self.feedback.take(request).await);
@@ -65,22 +70,70 @@ impl Forwarder {
         }
         let in_flight = InFlight::new(&self.metrics.in_flight);
         let bodiless = request.method() == Method::HEAD;
+        let switch = upgrade::asked(&mut request);
+        let expectation = Expectation::of(&request);
         let (mut parts, body) = request.into_parts();
-        let mut flight = self.begin(&parts, connection);
+        let mut flight = self.begin(&parts, line.number);
         remove_remora_headers(&mut parts.headers);
-        remove_hop_headers(&mut parts.headers);
+        remove_hop_headers(&mut parts.headers, switch.is_some());
+        if expectation.is_none() {
+            remove_expect(&mut parts.headers);
+        }
         // Without a length, hyper would send the body of a GET or HEAD as none.
         if !body.is_end_stream() && body.size_hint().exact().is_none() {
             parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
-        let (body, leftover) = RequestTee::new(body, flight.as_mut());
-        match self.upstream.send(Request::from_parts(parts, body)).await {
-            Ok(response) => Self::pass(response, flight, bodiless, in_flight).await,
+        let (body, leftover) = RequestTee::new(Upload::new(body, &line.turn), flight.as_mut());
+        let mut request = Request::from_parts(parts, body);
+        attach(&mut request, &line.turn, expectation.as_ref());
+        match self.upstream.send(request).await {
+            Ok(response) if switched(&response) => self.switch(response, switch, flight, in_flight, &line.tunnels).await,
+            Ok(response) => {
+                // An answer in place of the word to go on: the body goes nowhere.
+                let refused = expectation.and_then(|expectation| expectation.settle());
+                Self::pass(response, flight, bodiless, in_flight, refused).await
+            }
             Err(error) => {
-                leftover.read().await;
+                match expectation.and_then(|expectation| expectation.settle()) {
+                    // The client still has it.
+                    Some(_) => drop(leftover),
+                    None => leftover.read().await,
+                }
                 Self::fail(&error, flight).await
             }
         }
+    }
+
+    /// The upstream changed the protocol: so does the client, if it asked.
+    async fn switch(
+        &self,
+        mut response: Response<Incoming>,
+        asked: Option<OnUpgrade>,
+        mut flight: Option<Flight>,
+        in_flight: InFlight,
+        tunnels: &Tunnels,
+    ) -> Response<ProxyBody> {
+        let upstream = hyper::upgrade::on(&mut response);
+        let (mut parts, _) = response.into_parts();
+        if let Some(flight) = &mut flight {
+            flight.response_head(parts.status.as_u16(), parts.headers.clone());
+        }
+        let Some(client) = asked else {
+            let message = "Remora: the upstream changed the protocol although nobody asked it to";
+            if let Some(flight) = flight {
+                flight.finish_safely(Ended::UpstreamReset, Some(message.to_owned())).await;
+            }
+            return own(respond::error(StatusCode::BAD_GATEWAY, "upstream_error", "upstream_switched", message));
+        };
+        let switch = Switch {
+            client,
+            upstream,
+            headers: parts.headers.clone(),
+            keep_files: self.recorder.as_ref().is_some_and(Recorder::keeps_uploads),
+        };
+        tunnels.open(switch, flight, in_flight);
+        remove_hop_headers(&mut parts.headers, true);
+        Response::from_parts(parts, ProxyBody::Own(None))
     }
 
     fn begin(&self, parts: &http::request::Parts, connection: i64) -> Option<Flight> {
@@ -104,17 +157,22 @@ impl Forwarder {
         mut flight: Option<Flight>,
         bodiless: bool,
         in_flight: InFlight,
+        refused: Option<DropGuard>,
     ) -> Response<ProxyBody> {
         let (mut parts, body) = response.into_parts();
         if let Some(flight) = &mut flight {
             flight.response_head(parts.status.as_u16(), parts.headers.clone());
         }
-        remove_hop_headers(&mut parts.headers);
+        // 426 names the protocol that would do (RFC 9110 §15.5.22).
+        remove_hop_headers(&mut parts.headers, parts.status == StatusCode::UPGRADE_REQUIRED);
+        if refused.is_some() {
+            close(&mut parts.headers);
+        }
         // The server side speaks the client's version.
         parts.version = http::Version::HTTP_11;
         let bodiless = bodiless || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let body = ResponseTee::started(body, flight, bodiless).await;
-        Response::from_parts(parts, ProxyBody::Upstream(body, in_flight))
+        Response::from_parts(parts, ProxyBody::Upstream(body, in_flight.holding(refused)))
     }
 
     /// What the client is told is recorded as the response; how it came about, as the way it ended.

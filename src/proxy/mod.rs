@@ -4,15 +4,25 @@
 //! as they come, with a copy to `capture`. One path is answered here: `POST /remora/v1/feedback`.
 //!
 //! Always true: nothing is parsed before it is forwarded; only headers of one hop, `Host` and `x-remora-*` change; a
-//! client that goes away cancels the upstream; an upstream that breaks off is seen as a break by the client.
+//! client that goes away cancels the upstream; an upstream that breaks off is seen as a break by the client; what follows
+//! a change of protocol passes unread.
 
+mod client_stream;
 mod feedback;
 mod forward;
 mod headers;
+mod line;
 mod listener;
 mod respond;
+mod tunnel;
+mod turn;
+mod upgrade;
+mod upload;
 
 pub use feedback::FeedbackDesk;
 pub use forward::Forwarder;
+pub use line::{Line, Tunnels};
 pub use listener::Proxy;
 pub use respond::ProxyBody;
+pub use turn::Turn;
+pub use upload::Upload;

@@ -8,18 +8,26 @@ use http::{HeaderValue, Response, StatusCode, header};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use metrics::Gauge;
 use serde_json::json;
+use tokio_util::sync::DropGuard;
 
 use crate::capture::ResponseTee;
 use crate::upstream::UpstreamError;
 
 /// Counts a request as under way until its response has ended.
 #[derive(Debug)]
-pub struct InFlight(Gauge);
+pub struct InFlight(Gauge, Option<DropGuard>);
 
 impl InFlight {
     pub(super) fn new(gauge: &Gauge) -> Self {
         gauge.increment(1);
-        Self(gauge.clone())
+        Self(gauge.clone(), None)
+    }
+
+    /// Holds on to something until then.
+    pub(super) fn holding(self, guard: Option<DropGuard>) -> Self {
+        let mut this = self;
+        this.1 = guard;
+        this
     }
 }
 

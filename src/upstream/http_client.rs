@@ -16,6 +16,8 @@ use crate::config::{self, Http2};
 /// An HTTP endpoint. Cheap to clone; clones share the pool. `B` is the body that requests carry.
 pub struct HttpUpstream<B> {
     client: Client<Connector, B>,
+    /// For requests that ask to change the protocol: that takes HTTP/1.1 and the whole connection.
+    switching: Client<Connector, B>,
     url: Arc<str>,
     scheme: Scheme,
     authority: Authority,
@@ -30,6 +32,7 @@ impl<B> Clone for HttpUpstream<B> {
     fn clone(&self) -> Self {
         Self {
             client: self.client.clone(),
+            switching: self.switching.clone(),
             url: self.url.clone(),
             scheme: self.scheme.clone(),
             authority: self.authority.clone(),
@@ -59,14 +62,24 @@ where
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_keepalive(Some(Duration::from_secs(60)));
-        let https =
-            hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls(config, &scheme)?).https_or_http();
-        let https = match config.http2 {
-            Http2::Auto => https.enable_all_versions().wrap_connector(tcp),
-            Http2::Always => https.enable_http2().wrap_connector(tcp),
-            Http2::Never => https.enable_http1().wrap_connector(tcp),
+        let tls = tls(config, &scheme)?;
+        let https = || {
+            hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls.clone()).https_or_http()
         };
-        let connector = Connector { https, patience: config.connect_timeout.0 };
+        let patience = config.connect_timeout.0;
+        let http1 = Connector { https: https().enable_http1().wrap_connector(tcp.clone()), patience };
+        let https = match config.http2 {
+            Http2::Auto => https().enable_all_versions().wrap_connector(tcp),
+            Http2::Always => https().enable_http2().wrap_connector(tcp),
+            Http2::Never => https().enable_http1().wrap_connector(tcp),
+        };
+        let connector = Connector { https, patience };
+        let switching = Client::builder(TokioExecutor::new())
+            .pool_max_idle_per_host(0)
+            .timer(TokioTimer::new())
+            .http1_preserve_header_case(true)
+            .set_host(false)
+            .build(http1);
         let client = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(config.idle_timeout.0)
             .pool_timer(TokioTimer::new())
@@ -81,6 +94,7 @@ where
         let host = HeaderValue::from_str(authority.as_str()).expect("an authority is a valid header value");
         Ok(Self {
             client,
+            switching,
             url: config.url.trim_end_matches('/').into(),
             scheme,
             authority,
@@ -97,7 +111,7 @@ where
     }
 
     /// Sends a request and waits for the head of its response. The URI needs path and query only; `Host` is replaced
-    /// in its place; everything else goes as it is.
+    /// in its place; everything else goes as it is. With an `Upgrade` it goes over an HTTP/1.1 connection of its own.
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection.
@@ -119,7 +133,9 @@ where
         *request.version_mut() = Version::HTTP_11;
         request.headers_mut().insert(header::HOST, self.host.clone());
 
-        match tokio::time::timeout(self.response_timeout, self.client.request(request)).await {
+        let switching = request.headers().contains_key(header::UPGRADE);
+        let client = if switching { &self.switching } else { &self.client };
+        match tokio::time::timeout(self.response_timeout, client.request(request)).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) if error.is_connect() => {
                 Err(UpstreamError::Connect { url: url(), source: error.into() })

@@ -42,7 +42,7 @@ impl Authority {
     }
 
     /// A server for 127.0.0.1 that offers these protocols.
-    fn server(&self, protocols: &[&[u8]]) -> TlsAcceptor {
+    pub fn server(&self, protocols: &[&[u8]]) -> TlsAcceptor {
         let key = rcgen::KeyPair::generate().expect("a key");
         let params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("a name");
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
