@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
-use super::turn::{Phase, Turn};
+use super::turn::{Coming, Phase, Turn};
 
 /// A client's connection. See the module.
 #[derive(Debug)]
@@ -32,6 +32,8 @@ pub struct ClientStream<S> {
     clean: bool,
     /// The client ended its side and waits.
     half_closed: bool,
+    /// It was asked whether it is still there.
+    probed: bool,
     timer: Option<Pin<Box<Sleep>>>,
     lingering: Option<Lingering>,
 }
@@ -63,12 +65,13 @@ impl ClientStream<TcpStream> {
 impl<S> ClientStream<S> {
     /// A connection whose end means that the client is gone: behind TLS.
     #[must_use]
+    #[expect(dead_code, reason = "for the listener's TLS")]
     pub fn sealed(io: S, turn: Turn) -> Self {
         Self::new(io, turn, None)
     }
 
     fn new(io: S, turn: Turn, gone: Option<fn(&S) -> bool>) -> Self {
-        Self { io, turn, gone, clean: true, half_closed: false, timer: None, lingering: None }
+        Self { io, turn, gone, clean: true, half_closed: false, probed: false, timer: None, lingering: None }
     }
 }
 
@@ -97,32 +100,36 @@ impl<S: AsyncWrite + Unpin> ClientStream<S> {
     /// The client ended its side: an error or its end when it is gone, pending when it waits for its response.
     fn ended(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(gone) = self.gone else { return Poll::Ready(Ok(())) };
-        {
+        loop {
             let mut state = self.turn.state();
             let waits = match state.phase {
                 Phase::Resting => false,
                 Phase::Answering => self.half_closed,
-                Phase::Waiting => state.request_ended && state.interims_understood,
+                Phase::Waiting => state.interims_understood,
             };
             if !waits {
                 return Poll::Ready(Ok(()));
             }
-            if !self.half_closed {
-                self.half_closed = true;
+            self.half_closed = true;
+            let request = state.request;
+            if request == Coming::Ended && !self.probed && state.phase == Phase::Waiting {
+                self.probed = true;
                 state.interim.extend_from_slice(PROBE);
             }
             state.waker = Some(cx.waker().clone());
-        }
-        if self.write_interim(cx)?.is_ready() {
-            // Nothing to flush: this is a bare socket.
-        }
-        loop {
+            drop(state);
+            // What cannot be written now is written when the server flushes.
+            let _ = self.write_interim(cx)?;
             if gone(&self.io) {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
             }
             let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(LOOK_EVERY)));
             ready!(timer.as_mut().poll(cx));
             timer.as_mut().reset(Instant::now() + LOOK_EVERY);
+            // All that came was handed on, and more is missing: the request broke off.
+            if request == Coming::Starving && self.turn.state().request == Coming::Starving {
+                return Poll::Ready(Ok(()));
+            }
         }
     }
 }

@@ -16,8 +16,7 @@ pub(super) struct State {
     pub phase: Phase,
     /// The request under way speaks HTTP/1.1: its client understands interim responses.
     pub interims_understood: bool,
-    /// All of the request was read.
-    pub request_ended: bool,
+    pub request: Coming,
     /// A request's body was given up before its end: its client may still be sending.
     pub given_up: bool,
     /// Interim responses (RFC 9110 §15.2) to be written before the response.
@@ -37,6 +36,20 @@ pub(super) enum Phase {
     Answering,
 }
 
+/// How far the request under way is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Coming {
+    /// Nobody has looked at it yet.
+    #[default]
+    Unseen,
+    /// Its body is being read, or will be.
+    Reading,
+    /// Whoever reads its body waits for more of it.
+    Starving,
+    /// All of it was read.
+    Ended,
+}
+
 /// Interim responses waiting to be written, at most, in bytes; further ones are left out.
 const MAX_INTERIM: usize = 64 << 10;
 
@@ -53,7 +66,7 @@ impl Turn {
         let mut state = self.state();
         state.phase = Phase::Waiting;
         state.interims_understood = version == Version::HTTP_11;
-        state.request_ended = false;
+        state.request = Coming::Unseen;
         state.given_up = false;
         state.interim.clear();
     }
@@ -68,8 +81,14 @@ impl Turn {
         Answering { body, turn: self.clone() }
     }
 
-    pub(super) fn request_ended(&self) {
-        self.state().request_ended = true;
+    /// Says how far the request is read.
+    pub(super) fn request(&self, coming: Coming) {
+        let mut state = self.state();
+        // A body may be read to its end after its answer, when another request is under way.
+        if state.phase == Phase::Waiting && state.request != coming && state.request != Coming::Ended {
+            state.request = coming;
+            wake(state);
+        }
     }
 
     pub(super) fn request_given_up(&self) {

@@ -9,7 +9,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper_util::client::legacy::connect::capture_connection;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::turn::Turn;
+use super::turn::{Coming, Turn};
 use crate::capture::RequestTee;
 
 /// A request's body on its way from the client. With `Expect: 100-continue` it is not asked for before the upstream
@@ -99,6 +99,7 @@ impl<B: Body> Upload<B> {
     /// The body of a request that is about to be sent.
     pub(super) fn new(inner: B, turn: &Turn) -> Self {
         let mut upload = Self { inner: Some(inner), ended: false, turn: turn.clone(), asked_for: None, refusal: None };
+        turn.request(Coming::Reading);
         upload.note_end();
         upload
     }
@@ -107,7 +108,7 @@ impl<B: Body> Upload<B> {
     fn note_end(&mut self) {
         if self.inner.as_ref().is_none_or(|b| b.is_end_stream() || b.size_hint().exact() == Some(0)) {
             self.ended = true;
-            self.turn.request_ended();
+            self.turn.request(Coming::Ended);
         }
     }
 }
@@ -166,13 +167,17 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Upload<B> {
             return Poll::Ready(Some(Err(UploadError::Refused)));
         }
         let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
-        let frame = ready!(Pin::new(inner).poll_frame(cx));
+        let Poll::Ready(frame) = Pin::new(inner).poll_frame(cx) else {
+            self.turn.request(Coming::Starving);
+            return Poll::Pending;
+        };
         if frame.as_ref().is_none_or(Result::is_err) {
             self.inner = None;
             if frame.is_none() {
-                self.turn.request_ended();
+                self.turn.request(Coming::Ended);
             }
         } else {
+            self.turn.request(Coming::Reading);
             self.note_end();
         }
         Poll::Ready(frame.map(|frame| frame.map_err(UploadError::from)))

@@ -10,6 +10,8 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
+use super::heard::Heard;
+
 type BoxError = Box<dyn Error + Send + Sync>;
 
 /// Connects within a limit, name look-up and TLS included: a host that accepts and then says nothing must not hold a
@@ -26,7 +28,7 @@ pub(super) struct Connector {
 struct TooSlow(Duration);
 
 impl Service<Uri> for Connector {
-    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
+    type Response = Heard<MaybeHttpsStream<TokioIo<TcpStream>>>;
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
 
@@ -37,7 +39,8 @@ impl Service<Uri> for Connector {
     fn call(&mut self, uri: Uri) -> Self::Future {
         let (connecting, patience) = (self.https.call(uri), self.patience);
         Box::pin(async move {
-            tokio::time::timeout(patience, connecting).await.unwrap_or_else(|_| Err(TooSlow(patience).into()))
+            let connected = tokio::time::timeout(patience, connecting).await;
+            connected.unwrap_or_else(|_| Err(TooSlow(patience).into())).map(Heard::new)
         })
     }
 }

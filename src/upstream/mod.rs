@@ -5,6 +5,7 @@
 
 mod connector;
 mod error;
+mod heard;
 mod http_client;
 
 pub use error::{SetupError, UpstreamError};

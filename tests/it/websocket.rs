@@ -127,6 +127,7 @@ async fn frames_sent_at_once_with_the_handshake_are_not_lost() {
     client.send(&[ASK.as_bytes(), &early].concat()).await;
     assert_eq!(client.head().await, SWITCHED);
     assert_eq!(client.rest().await, greeting);
+    drop(client);
     let [sent, received] = messages(&sidecar.recorded(1).await[0]);
     assert_eq!((sent[0]["text"].as_str(), received[0]["text"].as_str()), (Some("early"), Some("welcome")));
 }
@@ -148,6 +149,7 @@ async fn compressed_messages_pass_untouched_and_are_read() {
     assert_eq!(client.head().await, answer);
     client.send(&message).await;
     client.rest().await;
+    drop(client);
     let [sent, _] = messages(&sidecar.recorded(1).await[0]);
     assert_eq!(sent, [json!({"type": "text", "text": "{\"type\":\"response.create\"}"})]);
 }
@@ -348,6 +350,7 @@ async fn a_key_in_the_subprotocol_is_stored_nowhere() {
     client.send(ASK.replace("X-Odd-Case", &protocols).as_bytes()).await;
     client.head().await;
     client.rest().await;
+    drop(client);
     assert!(upstream.requests()[0].head.contains(KEY), "the upstream must get it");
     sidecar.recorded(1).await;
     sidecar.stop().await;
