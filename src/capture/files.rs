@@ -16,14 +16,17 @@ const TYPES: [&str; 7] = [
 
 /// Whether the body that these headers announce is a file: what is said about it matters to a record, its bytes do not.
 pub(super) fn announced(headers: &HeaderMap) -> bool {
-    let Some(kind) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
+    let Some(kind) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
+        return false;
+    };
     let kind = kind.split(';').next().unwrap_or_default().trim().as_bytes();
-    let begins = |family: &&str| {
+    let begins = |family: &str| {
         kind.len() >= family.len() && kind[..family.len()].eq_ignore_ascii_case(family.as_bytes())
     };
     // A picture that is written as text.
     let written = kind.eq_ignore_ascii_case(b"image/svg+xml");
-    (FAMILIES.iter().any(|f| begins(&f)) && !written) || TYPES.iter().any(|t| kind.eq_ignore_ascii_case(t.as_bytes()))
+    (FAMILIES.iter().any(|f| begins(f)) && !written)
+        || TYPES.iter().any(|t| kind.eq_ignore_ascii_case(t.as_bytes()))
 }
 
 #[cfg(test)]

@@ -65,7 +65,6 @@ impl ClientStream<TcpStream> {
 impl<S> ClientStream<S> {
     /// A connection whose end means that the client is gone: behind TLS.
     #[must_use]
-    #[expect(dead_code, reason = "for the listener's TLS")]
     pub fn sealed(io: S, turn: Turn) -> Self {
         Self::new(io, turn, None)
     }
@@ -151,11 +150,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.write_interim(cx))?;
         self.clean = false;
         Pin::new(&mut self.io).poll_write(cx, buf)

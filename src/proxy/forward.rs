@@ -8,8 +8,8 @@ use tokio_util::sync::DropGuard;
 
 use super::FeedbackDesk;
 use super::headers::{remove_expect, remove_hop_headers, remove_remora_headers, scope_of};
-use super::respond::{self, InFlight, ProxyBody};
 use super::line::{Line, Tunnels};
+use super::respond::{self, InFlight, ProxyBody};
 use super::upgrade::{self, Switch, switched};
 use super::upload::{Expectation, Upload, attach, close};
 use crate::capture::{Flight, Head, Recorder, RequestTee, ResponseTee};
@@ -87,7 +87,9 @@ impl Forwarder {
         let mut request = Request::from_parts(parts, body);
         attach(&mut request, &line.turn, expectation.as_ref());
         match self.upstream.send(request).await {
-            Ok(response) if switched(&response) => self.switch(response, switch, flight, in_flight, &line.tunnels).await,
+            Ok(response) if switched(&response) => {
+                self.switch(response, switch, flight, in_flight, &line.tunnels).await
+            }
             Ok(response) => {
                 // An answer in place of the word to go on: the body goes nowhere.
                 let refused = expectation.and_then(|expectation| expectation.settle());
@@ -123,7 +125,12 @@ impl Forwarder {
             if let Some(flight) = flight {
                 flight.finish_safely(Ended::UpstreamReset, Some(message.to_owned())).await;
             }
-            return own(respond::error(StatusCode::BAD_GATEWAY, "upstream_error", "upstream_switched", message));
+            return own(respond::error(
+                StatusCode::BAD_GATEWAY,
+                "upstream_error",
+                "upstream_switched",
+                message,
+            ));
         };
         let switch = Switch {
             client,

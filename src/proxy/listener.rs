@@ -13,10 +13,10 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 
+use super::Forwarder;
 use super::client_stream::ClientStream;
 use super::line::{Line, Tunnels};
 use super::turn::Turn;
-use super::Forwarder;
 use crate::model::Micros;
 use crate::tasks::Tasks;
 

@@ -19,6 +19,7 @@ mod turn;
 mod upgrade;
 mod upload;
 
+pub use client_stream::ClientStream;
 pub use feedback::FeedbackDesk;
 pub use forward::Forwarder;
 pub use line::{Line, Tunnels};

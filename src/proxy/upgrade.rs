@@ -38,7 +38,8 @@ const ONE_SIDED: Duration = Duration::from_secs(60);
 pub(super) fn asked(request: &mut Request<Incoming>) -> Option<OnUpgrade> {
     let headers = request.headers();
     let protocol = headers.get(header::UPGRADE)?.to_str().ok()?;
-    let blinding = |name: &str| name.eq_ignore_ascii_case("h2c") || name.to_ascii_uppercase().starts_with("TLS/");
+    let blinding =
+        |name: &str| name.eq_ignore_ascii_case("h2c") || name.to_ascii_uppercase().starts_with("TLS/");
     let wanted = protocol.split(',').map(str::trim).any(|name| !name.is_empty() && !blinding(name));
     let asks = request.version() == Version::HTTP_11 && lists(headers, header::CONNECTION, "upgrade");
     (asks && wanted).then(|| hyper::upgrade::on(request))

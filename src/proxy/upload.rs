@@ -70,7 +70,10 @@ impl Expectation {
         Some(self.over.clone().drop_guard())
     }
 
-    async fn verdict(self, mut connection: hyper_util::client::legacy::connect::CaptureConnection) -> Verdict {
+    async fn verdict(
+        self,
+        mut connection: hyper_util::client::legacy::connect::CaptureConnection,
+    ) -> Verdict {
         // HTTP/2 has no such word that would be heard here.
         let unheard = async {
             let http2 = {
@@ -98,7 +101,8 @@ impl Expectation {
 impl<B: Body> Upload<B> {
     /// The body of a request that is about to be sent.
     pub(super) fn new(inner: B, turn: &Turn) -> Self {
-        let mut upload = Self { inner: Some(inner), ended: false, turn: turn.clone(), asked_for: None, refusal: None };
+        let mut upload =
+            Self { inner: Some(inner), ended: false, turn: turn.clone(), asked_for: None, refusal: None };
         turn.request(Coming::Reading);
         upload.note_end();
         upload

@@ -71,11 +71,7 @@ impl<S: Read + Unpin> Read for Heard<S> {
 }
 
 impl<S: Write + Unpin> Write for Heard<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         if self.deaf {
             return self.too_late();
         }

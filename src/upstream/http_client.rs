@@ -63,9 +63,8 @@ where
         tcp.set_nodelay(true);
         tcp.set_keepalive(Some(Duration::from_secs(60)));
         let tls = tls(config, &scheme)?;
-        let https = || {
-            hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls.clone()).https_or_http()
-        };
+        let https =
+            || hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls.clone()).https_or_http();
         let patience = config.connect_timeout.0;
         let http1 = Connector { https: https().enable_http1().wrap_connector(tcp.clone()), patience };
         let https = match config.http2 {

@@ -51,7 +51,10 @@ async fn an_answer_in_place_of_the_word_comes_without_the_upload() {
         client.send(&upload(EXPECTS, 1 << 30)).await;
         let head = client.head().await;
         assert!(head.starts_with(&format!("HTTP/1.1 {status}\r\nX-Why: no\r\n")), "{head}");
-        assert!(head.contains("connection: close"), "the client must not take the body for a request: {head}");
+        assert!(
+            head.contains("connection: close"),
+            "the client must not take the body for a request: {head}"
+        );
         assert_eq!(client.rest().await, b"{\"error\":1}");
         until("the upstream's connection to end", || (upstream.cancelled() == 1).then_some(())).await;
         let recorded = &sidecar.recorded(1).await[0];
@@ -150,11 +153,15 @@ async fn answers_without_a_body_keep_what_their_headers_say_and_the_connection()
 
 #[tokio::test]
 async fn chunk_extensions_are_understood_and_end_at_the_next_hop() {
-    let answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4;note=\"a\"\r\ndata\r\n0;last\r\n\r\n".to_vec();
+    let answer =
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4;note=\"a\"\r\ndata\r\n0;last\r\n\r\n"
+            .to_vec();
     let upstream = Upstream::always(answer).await;
     let sidecar = Sidecar::start(&upstream.url()).await;
     let mut client = Connection::open(&sidecar.proxy).await;
-    client.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2;x=y\r\n{}\r\n0\r\n\r\n").await;
+    client
+        .send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2;x=y\r\n{}\r\n0\r\n\r\n")
+        .await;
     let got = client.answer().await;
     assert_eq!((got.body.as_slice(), got.whole), (b"data".as_slice(), true));
     assert_eq!(upstream.requests()[0].body, b"2\r\n{}\r\n0\r\n\r\n");
@@ -283,13 +290,16 @@ async fn a_hundred_megabytes_pass_both_ways_without_filling_memory() {
         vec![Piece::Send(head.clone()), Piece::Send(body.clone())]
     })
     .await;
-    let (data, scratch) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let (data, scratch) =
+        (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
     let process = Process::start(&upstream.url(), data.path(), scratch.path()).await;
     let before = process.memory();
     let mut most = 0;
     for _ in 0..2 {
         let mut client = Connection::open(&process.proxy).await;
-        client.send(format!("POST /v1/x HTTP/1.1\r\nHost: x\r\nContent-Length: {LENGTH}\r\n\r\n").as_bytes()).await;
+        client
+            .send(format!("POST /v1/x HTTP/1.1\r\nHost: x\r\nContent-Length: {LENGTH}\r\n\r\n").as_bytes())
+            .await;
         assert_eq!(client.pour(LENGTH).await, LENGTH);
         most = most.max(process.memory());
         client.head().await;

@@ -9,10 +9,11 @@ use crate::harness::{Connection, Gate, LAST_CHUNK, Piece, Sidecar, Upstream, chu
 const FORM: &str = "Content-Type: multipart/form-data; boundary=xxBOUNDARYxx\r\n";
 
 fn form(file: &[u8]) -> Vec<u8> {
-    let mut body = b"--xxBOUNDARYxx\r\nContent-Disposition: form-data; name=\"purpose\"\r\n\r\nassistants\r\n\
+    let mut body =
+        b"--xxBOUNDARYxx\r\nContent-Disposition: form-data; name=\"purpose\"\r\n\r\nassistants\r\n\
                      --xxBOUNDARYxx\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\n\
                      Content-Type: audio/wav\r\n\r\n"
-        .to_vec();
+            .to_vec();
     body.extend_from_slice(file);
     body.extend_from_slice(b"\r\n--xxBOUNDARYxx--\r\n");
     body
@@ -43,7 +44,10 @@ async fn an_upload_streams_through_before_it_ends() {
     let sidecar = Sidecar::start(&upstream.url()).await;
     let mut client = Connection::open(&sidecar.proxy).await;
     client
-        .send(format!("POST /v1/files HTTP/1.1\r\nHost: x\r\n{FORM}Transfer-Encoding: chunked\r\n\r\n").as_bytes())
+        .send(
+            format!("POST /v1/files HTTP/1.1\r\nHost: x\r\n{FORM}Transfer-Encoding: chunked\r\n\r\n")
+                .as_bytes(),
+        )
         .await;
     let body = form(b"one two three");
     for piece in body.chunks(7) {
@@ -62,7 +66,8 @@ async fn a_file_in_an_answer_is_not_kept_either() {
     let raw = plain("200 OK", "Content-Type: audio/mpeg\r\n", &file);
     let upstream = Upstream::always(raw).await;
     let sidecar = Sidecar::start(&upstream.url()).await;
-    let answer = sidecar.post("/v1/audio/speech", "Content-Type: application/json\r\n", b"{\"input\":\"hi\"}").await;
+    let answer =
+        sidecar.post("/v1/audio/speech", "Content-Type: application/json\r\n", b"{\"input\":\"hi\"}").await;
     assert_eq!(answer.body, file);
     let recorded = &sidecar.recorded(1).await[0];
     assert_eq!(recorded.request_body.bytes, "{\"input\":\"hi\"}");

@@ -21,7 +21,8 @@ fn frame(opcode: u8, payload: &[u8], masked: bool) -> Vec<u8> {
     const MASK: [u8; 4] = [7, 77, 177, 3];
     let bit = if masked { 0x80 } else { 0 };
     let mut bytes = vec![0x80 | opcode];
-    if let Ok(short) = u8::try_from(payload.len()).map_or(Err(()), |n| if n < 126 { Ok(n) } else { Err(()) }) {
+    if let Ok(short) = u8::try_from(payload.len()).map_or(Err(()), |n| if n < 126 { Ok(n) } else { Err(()) })
+    {
         bytes.push(bit | short);
     } else {
         bytes.push(bit | 127);
@@ -234,8 +235,7 @@ async fn an_abort_of_either_side_reaches_the_other_and_is_recorded_as_whose_it_w
 #[tokio::test]
 async fn a_side_that_leaves_without_a_closing_frame_is_named() {
     for client_first in [true, false] {
-        let upstream =
-            switching(vec![if client_first { Piece::UntilClosed } else { Piece::Cut }]).await;
+        let upstream = switching(vec![if client_first { Piece::UntilClosed } else { Piece::Cut }]).await;
         let sidecar = Sidecar::start(&upstream.url()).await;
         let mut client = switched(&sidecar).await;
         if client_first {
@@ -309,8 +309,7 @@ async fn a_tunnel_may_finish_while_remora_drains() {
 #[tokio::test]
 async fn a_tunnel_that_outlasts_the_grace_is_cut_and_recorded_as_interrupted() {
     let upstream = switching(vec![Piece::Echo]).await;
-    let mut sidecar =
-        Sidecar::configured(&upstream.url(), |c| c.shutdown.grace = Span::millis(100)).await;
+    let mut sidecar = Sidecar::configured(&upstream.url(), |c| c.shutdown.grace = Span::millis(100)).await;
     let mut client = switched(&sidecar).await;
     let hello = text("hello", true);
     client.send(&hello).await;

@@ -90,22 +90,32 @@ impl Text {
     }
 
     fn escape(&mut self, text: &str, out: &mut Vec<u8>) {
-        for byte in text.bytes() {
-            if byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=' | b'-' | b'_') {
-                self.run += 1;
-                if self.run <= RUN_KEPT || self.keep_files {
-                    out.push(byte);
-                }
+        let mut rest = text.as_bytes();
+        while let Some(first) = rest.first() {
+            let end = |stop: &dyn Fn(&u8) -> bool| rest.iter().position(stop).unwrap_or(rest.len());
+            if is_base64(*first) {
+                let (run, more) = rest.split_at(end(&|byte| !is_base64(*byte)));
+                self.run(run, out);
+                rest = more;
                 continue;
             }
             self.end_run(out);
-            match byte {
-                b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+            match first {
+                b'"' | b'\\' => out.extend_from_slice(&[b'\\', *first]),
                 b'\n' => out.extend_from_slice(b"\\n"),
-                0..0x20 => out.extend_from_slice(format!("\\u{byte:04x}").as_bytes()),
-                _ => out.push(byte),
+                0..0x20 => out.extend_from_slice(format!("\\u{first:04x}").as_bytes()),
+                _ => out.push(*first),
             }
+            rest = &rest[1..];
         }
+    }
+
+    /// Characters of the base64 alphabet, which need no escapes.
+    fn run(&mut self, run: &[u8], out: &mut Vec<u8>) {
+        let room = usize::try_from(RUN_KEPT.saturating_sub(self.run)).unwrap_or(usize::MAX);
+        let kept = if self.keep_files { run.len() } else { run.len().min(room) };
+        out.extend_from_slice(&run[..kept]);
+        self.run += run.len() as u64;
     }
 
     fn end_run(&mut self, out: &mut Vec<u8>) {
@@ -148,4 +158,9 @@ impl Binary {
         out.extend_from_slice(STANDARD.encode(&self.rest).as_bytes());
         out.extend_from_slice(format!("\",\"bytes\":{}", self.length).as_bytes());
     }
+}
+
+/// Of both alphabets of RFC 4648, with the padding.
+fn is_base64(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=' | b'-' | b'_')
 }

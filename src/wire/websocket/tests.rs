@@ -95,7 +95,8 @@ fn fragments_are_one_message_and_control_frames_within_follow_it() {
 fn compressed_messages_are_read_with_and_without_context_takeover() {
     for takeover in [true, false] {
         let mut compressor = Compress::new(Compression::default(), false);
-        let texts = ["{\"type\": \"response.create\"}", "{\"type\": \"response.create\"}", "", "plain \u{4e16}"];
+        let texts =
+            ["{\"type\": \"response.create\"}", "{\"type\": \"response.create\"}", "", "plain \u{4e16}"];
         let mut bytes = Vec::new();
         for text in texts {
             let body = deflated(&mut compressor, text);
@@ -109,7 +110,10 @@ fn compressed_messages_are_read_with_and_without_context_takeover() {
         }
         bytes.extend(text("not compressed"));
         let got: Vec<Value> = lines(Extensions::Deflate, &bytes).iter().map(|l| l["text"].clone()).collect();
-        assert_eq!(got, ["{\"type\": \"response.create\"}", texts[1], "", "plain \u{4e16}", "not compressed"]);
+        assert_eq!(
+            got,
+            ["{\"type\": \"response.create\"}", texts[1], "", "plain \u{4e16}", "not compressed"]
+        );
     }
 }
 

@@ -6,7 +6,8 @@ use crate::harness::{Connection, Piece, Sidecar, Upstream, completion, plain};
 #[tokio::test]
 async fn errors_on_streaming_requests_keep_every_byte() {
     let error = b"{\"error\": {\"message\": \"no\",  \"type\": \"overloaded_error\"}}\n";
-    for status in ["400 Bad Request", "429 Too Many Requests", "500 Internal Server Error", "529 Overloaded"] {
+    for status in ["400 Bad Request", "429 Too Many Requests", "500 Internal Server Error", "529 Overloaded"]
+    {
         let headers = "Content-Type: application/json\r\nRetry-After: 7\r\nX-RateLimit-Remaining: 0\r\n";
         let raw = plain(status, headers, error);
         let upstream = Upstream::always(raw.clone()).await;
@@ -23,7 +24,8 @@ async fn errors_on_streaming_requests_keep_every_byte() {
 
 #[tokio::test]
 async fn odd_json_passes_byte_by_byte() {
-    let body = b"{\"model\":\"m\",\"model\":\"n\" ,\"seed\":12345678901234567890123,\"x_unknown\":{\"thinking\":\
+    let body =
+        b"{\"model\":\"m\",\"model\":\"n\" ,\"seed\":12345678901234567890123,\"x_unknown\":{\"thinking\":\
                  {\"signature\":\"EqQB\\/+==\"}},\"f\":1.0e+02,\"u\":\"\\u00e9\\ud83d\\ude00\"}\r\n";
     let upstream = Upstream::always(plain("200 OK", "", body)).await;
     let sidecar = Sidecar::start(&upstream.url()).await;
@@ -55,7 +57,11 @@ async fn every_failed_request_has_a_row() {
         .await;
         assert_eq!(sidecar.post("/v1/chat/completions", "", b"{\"n\":1}").await.status, status, "{url}");
         let recorded = &sidecar.recorded(1).await[0];
-        assert_eq!((recorded.ended, recorded.request_body.bytes.as_ref()), (ended, &b"{\"n\":1}"[..]), "{url}");
+        assert_eq!(
+            (recorded.ended, recorded.request_body.bytes.as_ref()),
+            (ended, &b"{\"n\":1}"[..]),
+            "{url}"
+        );
         assert_eq!(recorded.response.as_ref().map(|r| r.status), Some(status));
         assert_eq!(recorded.detail.is_some(), ended != Ended::Complete, "{url}");
     }
@@ -74,15 +80,26 @@ async fn credentials_in_any_slot_are_stored_nowhere() {
     const SECRET: &str = "canary-5f2a9c1e7b";
     let answer = plain(
         "200 OK",
-        &format!("Set-Cookie: s={SECRET}\r\nLocation: https://x/?key={SECRET}\r\nX-New-Api-Key: {SECRET}\r\n"),
+        &format!(
+            "Set-Cookie: s={SECRET}\r\nLocation: https://x/?key={SECRET}\r\nX-New-Api-Key: {SECRET}\r\n"
+        ),
         &completion("r1", "hi"),
     );
     let upstream = Upstream::always(answer).await;
     let mut sidecar = Sidecar::start(&upstream.url()).await;
     let slots = [
-        "Authorization: Bearer ", "Authorization: Basic ", "x-api-key: ", "api-key: ", "X-Goog-Api-Key: ",
-        "Cookie: session=", "Proxy-Authorization: Basic ", "X-Amz-Security-Token: ", "Helicone-Auth: Bearer ",
-        "OpenAI-Organization-Secret: ", "X-Auth-Token: ", "Referer: https://x/?api_key=",
+        "Authorization: Bearer ",
+        "Authorization: Basic ",
+        "x-api-key: ",
+        "api-key: ",
+        "X-Goog-Api-Key: ",
+        "Cookie: session=",
+        "Proxy-Authorization: Basic ",
+        "X-Amz-Security-Token: ",
+        "Helicone-Auth: Bearer ",
+        "OpenAI-Organization-Secret: ",
+        "X-Auth-Token: ",
+        "Referer: https://x/?api_key=",
         "Sec-WebSocket-Protocol: realtime, openai-insecure-api-key.",
     ];
     let headers: Vec<String> = slots.iter().map(|slot| format!("{slot}{SECRET}\r\n")).collect();

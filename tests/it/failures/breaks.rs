@@ -1,10 +1,15 @@
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
 use bytes::Bytes;
 use http::{Request, Response};
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use remora::config::Http2;
 use remora::model::Ended;
+use tokio::sync::mpsc;
 
-use crate::harness::{LAST_CHUNK, Piece, STREAM_HEAD, Sidecar, Upstream, chunk};
+use crate::harness::{Connection, LAST_CHUNK, Piece, STREAM_HEAD, Sidecar, Upstream, chunk};
 
 fn half(head: &[u8], rest: &[u8]) -> Vec<u8> {
     [head, rest].concat()
@@ -78,7 +83,9 @@ async fn a_body_that_only_the_connections_end_delimits_passes_whole() {
 
 #[tokio::test]
 async fn what_is_no_http_is_a_502_and_a_row() {
-    for bytes in [b"SSH-2.0-OpenSSH_9.2\r\n".as_slice(), b"\x16\x03\x01\x02\x00", b"HTTP/1.1 two hundred\r\n\r\n"] {
+    for bytes in
+        [b"SSH-2.0-OpenSSH_9.2\r\n".as_slice(), b"\x16\x03\x01\x02\x00", b"HTTP/1.1 two hundred\r\n\r\n"]
+    {
         let script = vec![Piece::Send(bytes.to_vec()), Piece::Cut];
         let upstream = Upstream::start(move |_| script.clone()).await;
         let sidecar = Sidecar::start(&upstream.url()).await;
@@ -89,49 +96,47 @@ async fn what_is_no_http_is_a_502_and_a_row() {
     }
 }
 
-/// A body that gives one piece and then fails: over HTTP/2 its stream is reset.
-struct Torn(bool);
+/// A body that gives what it is sent, and fails where that is nothing: over HTTP/2 its stream is reset.
+struct Torn(mpsc::Receiver<Option<Bytes>>);
 
 impl hyper::body::Body for Torn {
     type Data = Bytes;
     type Error = std::io::Error;
 
     fn poll_frame(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, std::io::Error>>> {
-        if std::mem::replace(&mut self.0, true) {
-            // One turn later, so that the first piece has gone out.
-            let first = !std::mem::replace(&mut self.0, true);
-            if first {
-                cx.waker().wake_by_ref();
-                return std::task::Poll::Pending;
-            }
-            return std::task::Poll::Ready(Some(Err(std::io::Error::other("torn"))));
-        }
-        std::task::Poll::Ready(Some(Ok(hyper::body::Frame::data(Bytes::from_static(b"half")))))
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        let piece = ready!(self.0.poll_recv(cx)).flatten();
+        Poll::Ready(Some(piece.map(Frame::data).ok_or_else(|| std::io::Error::other("torn"))))
     }
 }
 
 #[tokio::test]
 async fn an_http2_stream_that_is_reset_is_seen_as_a_break() {
-    use hyper_util::rt::{TokioExecutor, TokioIo};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
+    let (pieces, body) = mpsc::channel(2);
+    let body = std::sync::Mutex::new(Some(Torn(body)));
     tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let service = hyper::service::service_fn(|_: Request<Incoming>| async {
-                Ok::<_, std::convert::Infallible>(Response::new(Torn(false)))
-            });
-            let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-            tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
-        }
+        let (stream, _) = listener.accept().await.expect("a connection");
+        let service = hyper::service::service_fn(|_: Request<Incoming>| {
+            let body = body.lock().expect("no test panics here").take().expect("one request");
+            async { Ok::<_, std::convert::Infallible>(Response::new(body)) }
+        });
+        let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        drop(server.serve_connection(TokioIo::new(stream), service).await);
     });
     let sidecar =
         Sidecar::configured(&format!("http://{address}"), |c| c.upstream.http2 = Http2::Always).await;
-    let answer = sidecar.post("/v1/chat/completions", "", b"{}").await;
-    assert_eq!((answer.status, answer.whole), (200, false));
+    let mut client = Connection::open(&sidecar.proxy).await;
+    client.post("/v1/chat/completions", "", b"{}").await;
+    pieces.send(Some(Bytes::from_static(b"half"))).await.expect("it is read");
+    client.read_until(b"half").await;
+    pieces.send(None).await.expect("it is read");
+    let answer = client.answer().await;
+    assert_eq!((answer.status, answer.whole, answer.body.as_slice()), (200, false, b"half".as_slice()));
     let recorded = &sidecar.recorded(1).await[0];
     assert_eq!(recorded.ended, Ended::UpstreamReset);
-    assert_eq!(recorded.response.as_ref().expect("a head came").body.bytes, answer.body);
+    assert_eq!(recorded.response.as_ref().expect("a head came").body.bytes, "half");
 }

@@ -54,7 +54,8 @@ async fn compressed_answers_pass_untouched_and_are_read_from_a_copy() {
 
 #[tokio::test]
 async fn compressed_requests_pass_untouched_and_are_read_from_a_copy() {
-    let question = json!({"model": "m", "messages": [{"role": "user", "content": "where is it?"}]}).to_string();
+    let question =
+        json!({"model": "m", "messages": [{"role": "user", "content": "where is it?"}]}).to_string();
     for (coding, body) in encoded(question.as_bytes()) {
         let upstream = Upstream::always(plain("200 OK", "", &completion("r1", "hi"))).await;
         let sidecar = Sidecar::start(&upstream.url()).await;
@@ -71,7 +72,8 @@ async fn compressed_requests_pass_untouched_and_are_read_from_a_copy() {
 
 #[tokio::test]
 async fn compressed_errors_pass_untouched() {
-    let error = json!({"error": {"message": "slow down", "type": "requests", "code": "rate_limit"}}).to_string();
+    let error =
+        json!({"error": {"message": "slow down", "type": "requests", "code": "rate_limit"}}).to_string();
     for (coding, body) in encoded(error.as_bytes()) {
         for status in ["400 Bad Request", "429 Too Many Requests", "503 Service Unavailable"] {
             let raw = answer(coding, status, &body);

@@ -10,7 +10,8 @@ const PROMPTLY: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn a_client_that_leaves_stops_the_upstream_within_a_second() {
-    let begun = vec![Piece::Send(STREAM_HEAD.to_vec()), Piece::Send(chunk(b"data: one\n\n")), Piece::UntilClosed];
+    let begun =
+        vec![Piece::Send(STREAM_HEAD.to_vec()), Piece::Send(chunk(b"data: one\n\n")), Piece::UntilClosed];
     for (script, came) in [(begun, "data: one\n\n"), (vec![Piece::UntilClosed], "")] {
         let mut fastest = Duration::MAX;
         // The best of a few: the machine may be busy.

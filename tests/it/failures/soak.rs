@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::scale;
-use crate::harness::{Connection, LAST_CHUNK, Piece, Process, STREAM_HEAD, Upstream, chunk, completion, plain};
+use crate::harness::{
+    Connection, LAST_CHUNK, Piece, Process, STREAM_HEAD, Upstream, chunk, completion, plain,
+};
 
 /// Growth that allocators and caches may show after warming up.
 const SLACK: u64 = 24 << 20;
@@ -15,7 +17,8 @@ struct Bench {
 }
 
 async fn bench(upstream: &Upstream) -> Bench {
-    let (data, scratch) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let (data, scratch) =
+        (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
     let process = Process::start(&upstream.url(), data.path(), scratch.path()).await;
     Bench { process, data, _scratch: scratch }
 }
@@ -56,10 +59,9 @@ async fn memory_stays_flat_over_many_requests() {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn memory_stays_flat_over_a_long_websocket() {
-    let megabytes = scale("REMORA_SOAK_SPEECH_MB", 40);
+    let megabytes = scale("REMORA_SOAK_SPEECH_MB", 8);
     let switched = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
-    let upstream =
-        Upstream::start(move |_| vec![Piece::Send(switched.into()), Piece::Echo]).await;
+    let upstream = Upstream::start(move |_| vec![Piece::Send(switched.into()), Piece::Echo]).await;
     let bench = bench(&upstream).await;
     let mut client = Connection::open(&bench.process.proxy).await;
     let ask = "GET /v1/realtime HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
@@ -130,7 +132,8 @@ async fn a_large_record_does_not_slow_requests() {
     let reader = std::thread::spawn(move || {
         let db = rusqlite::Connection::open(path).expect("it opens");
         for _ in 0..20 {
-            let sql = "SELECT count(*) FROM exchange WHERE request_headers LIKE '%nowhere%' OR target LIKE '%x%y%'";
+            let sql =
+                "SELECT count(*) FROM exchange WHERE request_headers LIKE '%nowhere%' OR target LIKE '%x%y%'";
             db.query_row(sql, [], |r| r.get::<_, i64>(0)).expect("it can be read");
         }
     });

@@ -5,9 +5,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::harness::{
-    Authority, Connection, Gate, LAST_CHUNK, Piece, STREAM_HEAD, Sidecar, Upstream, chunk,
-};
+use crate::harness::{Authority, Connection, Gate, LAST_CHUNK, Piece, STREAM_HEAD, Sidecar, Upstream, chunk};
 
 fn event(text: &str) -> String {
     let delta = json!({"id": "c", "object": "chat.completion.chunk", "model": "m",
@@ -145,7 +143,10 @@ async fn a_huge_event_before_an_immediate_close_arrives_whole() {
             let sidecar = Sidecar::configured(&url, |c| c.upstream.ca = Some(ca.clone())).await;
             let answer = sidecar.post("/v1/chat/completions", "", b"{}").await;
             assert!(answer.whole && answer.body == event, "{url}: {} bytes came", answer.body.len());
-            assert_eq!(sidecar.recorded(1).await[0].response.as_ref().expect("answered").body.length, event.len() as u64);
+            assert_eq!(
+                sidecar.recorded(1).await[0].response.as_ref().expect("answered").body.length,
+                event.len() as u64
+            );
         }
     }
 }

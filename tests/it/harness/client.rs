@@ -93,9 +93,11 @@ impl Connection {
 
     /// Whether the other side ends within `patience`; what came is kept.
     pub async fn ends_within(&mut self, patience: std::time::Duration) -> bool {
-        timeout(patience, async { while matches!(self.stream.read_buf(&mut self.buffer).await, Ok(n) if n > 0) {} })
-            .await
-            .is_ok()
+        timeout(patience, async {
+            while matches!(self.stream.read_buf(&mut self.buffer).await, Ok(n) if n > 0) {}
+        })
+        .await
+        .is_ok()
     }
 
     /// Reads until the buffer holds `needle`, and gives all that came so far.
