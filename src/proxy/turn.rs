@@ -17,6 +17,8 @@ pub(super) struct State {
     /// The request under way speaks HTTP/1.1: its client understands interim responses.
     pub interims_understood: bool,
     pub request: Coming,
+    /// The connection speaks HTTP/1.
+    http1: bool,
     /// A request's body was given up before its end: its client may still be sending.
     pub given_up: bool,
     /// Interim responses (RFC 9110 §15.2) to be written before the response.
@@ -64,6 +66,7 @@ impl Turn {
             return;
         }
         let mut state = self.state();
+        state.http1 = true;
         state.phase = Phase::Waiting;
         state.interims_understood = version == Version::HTTP_11;
         state.request = Coming::Unseen;
@@ -92,7 +95,9 @@ impl Turn {
     }
 
     pub(super) fn request_given_up(&self) {
-        self.state().given_up = true;
+        let mut state = self.state();
+        // In HTTP/2 a stream is given up, not the connection.
+        state.given_up = state.http1;
     }
 
     /// Passes an interim response on, where it can still come first and is understood.

@@ -10,8 +10,8 @@
 //! | 6 | a client that left is paid for; what it got is lost | `leaving::a_client_that_leaves_stops_the_upstream_within_a_second`, `transparency::a_client_that_goes_away_*`, `tls::cancelling_one_http2_stream_*` |
 //! | 7 | upstream's silence is put down to the client | `leaving::who_gave_up_first_is_recorded` |
 //! | 8 | characters and events torn between chunks | `streams::a_stream_torn_at_every_byte_arrives_and_is_read_whole`, laws in `src/wire/tests/laws.rs` |
-//! | 9 | tool call deltas joined wrongly | `src/wire/chat/calls.rs`, `src/wire/tests/{apis,laws}.rs` |
-//! | 10 | missing usage becomes zero or a guess | `src/wire/tests/{apis,laws}.rs` |
+//! | 9 | tool call deltas joined wrongly | `readings::tool_calls_in_pieces_are_joined_by_choice_and_index`, `src/wire/chat/calls.rs`, `src/wire/tests/laws.rs` |
+//! | 10 | missing usage becomes zero or a guess | `readings::usage_is_what_the_upstream_says_or_nothing` |
 //! | 11 | failed requests are not in the log | `answers::every_failed_request_has_a_row`, `capture::an_upstream_that_*`, `tls::a_certificate_of_an_unknown_*` |
 //! | 12 | the log outgrows its disk | the store's tests: pieces and retention |
 //! | 13 | memory leaks with each request or chunk | `soak::memory_stays_flat_over_many_requests` |
@@ -30,7 +30,7 @@
 //! | half-close both ways, 1xx, trailers, 204, 304, HEAD, chunk extensions, 100 MB, early answers | `protocols::*` |
 //! | reset before the head, in it, in a chunk, after the last | `breaks::*` |
 //! | an upstream that speaks no HTTP | `breaks::what_is_no_http_is_a_502_and_a_row` |
-//! | clocks that jump | `src/model/time.rs` |
+//! | a clock that jumps back | `readings::a_clock_that_jumps_back_gives_no_negative_times` |
 //! | names with several addresses | `answers::an_address_that_is_down_is_passed_over_for_the_next` |
 //! | kill -9, restarts | `kill::*`, `lifecycle::*` |
 //! | unknown authority | `tls::a_certificate_of_an_unknown_authority_*` |
@@ -40,6 +40,7 @@ mod answers;
 mod breaks;
 mod encodings;
 mod leaving;
+mod readings;
 mod soak;
 mod streams;
 
