@@ -7,14 +7,14 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::capture::{Recorder, Redactor};
+use crate::capture::{self, Recorder, Redactor};
 use crate::config::Config;
 use crate::model::Micros;
-use crate::proxy::{FeedbackDesk, Forwarder, Proxy};
+use crate::proxy::{FeedbackDesk, ForwardProxy, ForwardProxyError, Forwarder, Proxy, Routes};
 use crate::store::{DataDir, RecordWriter, Store, StoreError};
 use crate::tasks::{self, Tasks};
 use crate::telemetry::Metrics;
-use crate::upstream::{HttpUpstream, SetupError};
+use crate::upstream::{Setup, SetupError};
 use crate::{dashboard, outcome, schedule, trajectory};
 
 /// Remora cannot start.
@@ -26,8 +26,12 @@ pub enum AppError {
     Store(#[from] StoreError),
     #[error("{path}: cannot prepare credential fingerprints: {source}", path = path.display())]
     Fingerprints { path: PathBuf, source: std::io::Error },
+    #[error("{path}: cannot begin the journal: {source}", path = path.display())]
+    Journal { path: PathBuf, source: std::io::Error },
     #[error(transparent)]
     Upstream(#[from] SetupError),
+    #[error(transparent)]
+    ForwardProxy(#[from] ForwardProxyError),
     #[error("cannot start the recorder's thread: {0}")]
     Thread(std::io::Error),
     #[error("{path}: cannot write the ready file: {source}", path = path.display())]
@@ -77,8 +81,22 @@ impl App {
         let recorder =
             if config.capture.enabled { Some(start_recorder(config, &dir, &metrics, &tasks)?) } else { None };
 
+        let setup = Setup::new(proxy);
+        let routes = Routes::build(config, &setup)?;
+        let forward_proxy = ForwardProxy::build(
+            config,
+            &dir.authority(),
+            &[proxy.port(), admin.port()],
+            setup,
+            tasks.clone(),
+            metrics.clone(),
+        )?;
+        if let Some(proxy) = &forward_proxy {
+            tracing::info!(certificate = %proxy.certificate().display(), "forward-proxy mode: apps have to trust this");
+        }
         let forwarder = Forwarder::new(
-            HttpUpstream::build(&config.upstream)?,
+            routes,
+            forward_proxy,
             recorder.clone(),
             &config.capture.skip_paths,
             FeedbackDesk::new(store.clone()),
@@ -181,12 +199,15 @@ fn start_recorder(
     metrics: &Metrics,
     tasks: &Tasks,
 ) -> Result<Recorder, AppError> {
-    let writer = RecordWriter::open(dir, config.capture.durability)?;
+    // A database that cannot be written is told now, not at the first exchange.
+    drop(RecordWriter::open(dir, config.capture.durability)?);
     let path = dir.fingerprint_key();
     let redactor = Redactor::open(&path, &config.capture.secret_headers)
         .map_err(|source| AppError::Fingerprints { path, source })?;
-    let (recorder, worker) = Recorder::build(&config.capture, writer, redactor, metrics.clone());
+    let (recorder, worker, settler) = capture::build(&config.capture, dir, redactor, metrics)
+        .map_err(|source| AppError::Journal { path: dir.journal(), source })?;
     tasks.thread("recorder", move || worker.run()).map_err(AppError::Thread)?;
+    tasks.thread("settler", move || settler.run()).map_err(AppError::Thread)?;
     Ok(recorder)
 }
 

@@ -39,7 +39,7 @@ impl Proxy {
     /// A proxy on a bound listener; connections finish within `grace` when the tasks are stopped.
     #[must_use]
     pub fn new(listener: TcpListener, forwarder: Forwarder, tasks: Tasks, grace: Duration) -> Self {
-        Self { listener, forwarder: Arc::new(forwarder), tunnels: TaskTracker::new(), tasks, grace }
+        Self { listener, forwarder: Arc::new(forwarder), tasks, tunnels: TaskTracker::new(), grace }
     }
 
     /// The bound address.
@@ -73,13 +73,14 @@ impl Proxy {
             self.serve(&server, &graceful, stream, connection.fetch_add(1, Ordering::Relaxed));
         }
         drop(self.listener);
-        let over = async {
+        let ended = async {
             graceful.shutdown().await;
+            self.forwarder.tunnels_ended().await;
             // No connection is left that could begin one.
             self.tunnels.close();
             self.tunnels.wait().await;
         };
-        if tokio::time::timeout(self.grace, over).await.is_err() {
+        if tokio::time::timeout(self.grace, ended).await.is_err() {
             tracing::warn!(grace = ?self.grace, "some exchanges did not finish within the grace period");
         }
     }
@@ -125,7 +126,7 @@ impl Proxy {
     }
 }
 
-fn builder() -> auto::Builder<TokioExecutor> {
+pub(super) fn builder() -> auto::Builder<TokioExecutor> {
     let mut server = auto::Builder::new(TokioExecutor::new());
     server
         .http1()

@@ -4,13 +4,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderMap, Request, StatusCode, Version, header};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper_util::client::legacy::connect::capture_connection;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::turn::{Coming, Turn};
-use crate::capture::RequestTee;
 
 /// A request's body on its way from the client. With `Expect: 100-continue` it is not asked for before the upstream
 /// asks for it.
@@ -53,10 +53,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Expectation {
     /// Whether a request has one that is passed on.
-    pub fn of(request: &Request<Incoming>) -> Option<Self> {
-        let expects = request.version() == Version::HTTP_11
-            && super::headers::lists(request.headers(), header::EXPECT, "100-continue")
-            && !request.body().is_end_stream();
+    pub fn of(parts: &Parts, body: &Incoming) -> Option<Self> {
+        let expects = parts.version == Version::HTTP_11
+            && super::headers::lists(&parts.headers, header::EXPECT, "100-continue")
+            && !body.is_end_stream();
         expects.then(Self::default)
     }
 
@@ -99,13 +99,33 @@ impl Expectation {
 }
 
 impl<B: Body> Upload<B> {
-    /// The body of a request that is about to be sent.
-    pub(super) fn new(inner: B, turn: &Turn) -> Self {
+    /// The body of a request that is about to be sent. Lets the request's interim responses through, and its body wait
+    /// for the upstream's word if it expects one.
+    pub(super) fn new(inner: B, turn: &Turn, parts: &mut Parts, expectation: Option<&Expectation>) -> Self {
         let mut upload =
             Self { inner: Some(inner), ended: false, turn: turn.clone(), asked_for: None, refusal: None };
         turn.request(Coming::Reading);
         upload.note_end();
+        // What comes with the upstream's connection is asked for by means of a request.
+        let mut request = Request::new(());
+        std::mem::swap(request.extensions_mut(), &mut parts.extensions);
+        upload.listen(&mut request, turn, expectation);
+        std::mem::swap(request.extensions_mut(), &mut parts.extensions);
         upload
+    }
+
+    fn listen(&mut self, request: &mut Request<()>, turn: &Turn, expectation: Option<&Expectation>) {
+        let (turn, granted) = (turn.clone(), expectation.map(|expectation| expectation.granted.clone()));
+        hyper::ext::on_informational(request, move |response| match (response.status(), &granted) {
+            (StatusCode::CONTINUE, Some(granted)) => granted.cancel(),
+            // Nobody waits for it.
+            (StatusCode::CONTINUE, None) => {}
+            (status, _) => turn.interim(status, response.headers()),
+        });
+        let Some(expectation) = expectation else { return };
+        self.asked_for = Some(Box::pin(expectation.clone().verdict(capture_connection(request))));
+        let over = expectation.over.clone();
+        self.refusal = Some(Box::pin(async move { over.cancelled().await }));
     }
 
     /// With a known length nobody asks for the end.
@@ -117,25 +137,9 @@ impl<B: Body> Upload<B> {
     }
 }
 
-/// Lets the request's interim responses through, and its body wait for the upstream's word if it expects one.
-pub(super) fn attach<B>(
-    request: &mut Request<RequestTee<Upload<B>>>,
-    turn: &Turn,
-    expectation: Option<&Expectation>,
-) {
-    let (turn, granted) = (turn.clone(), expectation.map(|expectation| expectation.granted.clone()));
-    hyper::ext::on_informational(request, move |response| match (response.status(), &granted) {
-        (StatusCode::CONTINUE, Some(granted)) => granted.cancel(),
-        // Nobody waits for it.
-        (StatusCode::CONTINUE, None) => {}
-        (status, _) => turn.interim(status, response.headers()),
-    });
-    let Some(expectation) = expectation else { return };
-    let verdict = expectation.clone().verdict(capture_connection(request));
-    if let Some(upload) = request.body_mut().inner_mut() {
-        upload.asked_for = Some(Box::pin(verdict));
-        let over = expectation.over.clone();
-        upload.refusal = Some(Box::pin(async move { over.cancelled().await }));
+impl<B> std::fmt::Debug for Upload<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Upload").field("ended", &self.ended).finish_non_exhaustive()
     }
 }
 

@@ -97,7 +97,7 @@ enum End {
 async fn closing(authority: &Authority, answer: Vec<u8>, end: End) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let url = format!("https://{}", listener.local_addr().expect("bound"));
-    let acceptor = authority.server(&[b"http/1.1"]);
+    let acceptor = authority.server(&[b"http/1.1"], None);
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let (acceptor, answer) = (acceptor.clone(), answer.clone());

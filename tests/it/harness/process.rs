@@ -24,15 +24,27 @@ pub struct Process {
 impl Process {
     /// Starts it and waits until it listens. `scratch` holds its configuration and its ready file.
     pub async fn start(upstream: &str, data: &Path, scratch: &Path) -> Self {
+        Self::with(upstream, data, scratch, "", &[]).await
+    }
+
+    /// As [`start`](Self::start), with more configuration and variables.
+    pub async fn with(
+        upstream: &str,
+        data: &Path,
+        scratch: &Path,
+        more: &str,
+        variables: &[(&str, &str)],
+    ) -> Self {
         let (config, ready) = (scratch.join("remora.yaml"), scratch.join("ready.json"));
         // A test must not depend on how fast the disk is.
         let yaml = "capture:\n  ack_timeout: 20s\ndream:\n  schedule: null\n";
-        std::fs::write(&config, yaml).expect("the configuration is written");
+        std::fs::write(&config, format!("{yaml}{more}")).expect("the configuration is written");
         drop(std::fs::remove_file(&ready));
         let child = Command::new(env!("CARGO_BIN_EXE_remora"))
             .args(["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--upstream", upstream])
             .args([Path::new("--data"), data, Path::new("--config"), &config])
             .args([Path::new("--ready-file"), &ready])
+            .envs(variables.iter().copied())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
