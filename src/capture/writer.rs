@@ -137,15 +137,15 @@ fn described(redactor: &mut Redactor, open: &Open) -> Exchange {
 
 fn entry(redactor: &mut Redactor, open: Open, shares: &mut Vec<super::memory::Share>) -> Entry {
     let mut exchange = described(redactor, &open);
+    let cut = open.request.fell_short() || open.response.fell_short();
     let (mut request_line, request, share) = open.request.into_parts();
     shares.push(share);
-    let cut = request_line.truncated;
     // An answer may come before the request's end; what came later is not in the record.
     request_line.truncated |= open.request_state != RequestState::Ended;
     exchange.request_body = request_line;
     let (response_line, mut response, share) = open.response.into_parts();
     shares.push(share);
-    if (cut || response_line.truncated) && exchange.ended == Ended::Complete {
+    if cut && exchange.ended == Ended::Complete {
         exchange.ended = Ended::TruncatedByLimit;
     }
     let request_headers = redactor.headers(&open.head.headers);

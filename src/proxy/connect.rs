@@ -22,8 +22,10 @@ use tokio_util::task::TaskTracker;
 
 use super::authority::{Authority, AuthorityError};
 use super::blind::{Gate, Refusal, pipe};
+use super::line::{Line, Tunnels};
 use super::respond::{self, ProxyBody};
 use super::route::{Otherwise, Upstream};
+use super::turn::Turn;
 use super::{Forwarder, listener};
 use crate::config::{self, Config};
 use crate::tasks::Tasks;
@@ -125,7 +127,7 @@ impl ForwardProxy {
         &self,
         forwarder: &Arc<Forwarder>,
         mut request: Request<Incoming>,
-        connection: i64,
+        line: &Line,
     ) -> Response<ProxyBody> {
         let Some(place) = request.uri().authority().cloned() else {
             return refuse(StatusCode::BAD_REQUEST, "the target names no host");
@@ -140,7 +142,7 @@ impl ForwardProxy {
             };
             let upstream = if https { &listed.https } else { &listed.http };
             let otherwise = Otherwise { upstream, host: Some(&listed.host) };
-            return forwarder.forward(request, connection, otherwise).await;
+            return forwarder.forward(request, line, otherwise).await;
         }
         let Some(port) = place.port_u16() else {
             return refuse(StatusCode::BAD_REQUEST, "CONNECT takes host:port");
@@ -148,7 +150,7 @@ impl ForwardProxy {
         let upgrade = hyper::upgrade::on(&mut request);
         match self.listed(place.host(), Some(port), 443) {
             Some(listed) => match self.authority.server(&listed.host) {
-                Ok(tls) => self.stand_in(forwarder.clone(), listed.clone(), tls.into(), upgrade, connection),
+                Ok(tls) => self.stand_in(forwarder.clone(), listed.clone(), tls.into(), upgrade, line.number),
                 Err(error) => return refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
             },
             None => match self.gate.open(place.host(), port).await {
@@ -185,6 +187,9 @@ impl ForwardProxy {
         connection: i64,
     ) {
         let stopping = self.tasks.stopping();
+        // Interim answers and half-closed clients are an affair of connections in clear.
+        let tunnels = Tunnels::new(self.tasks.clone(), self.open.clone());
+        let line = Line { number: connection, turn: Turn::default(), tunnels };
         self.tasks.spawn_connection(self.open.track_future(async move {
             let Ok(client) = upgrade.await else { return };
             let accepted = tokio::select! {
@@ -201,13 +206,13 @@ impl ForwardProxy {
                 Err(_) => return,
             };
             let service = service_fn(move |request: Request<Incoming>| {
-                let (forwarder, listed) = (forwarder.clone(), listed.clone());
+                let (forwarder, listed, line) = (forwarder.clone(), listed.clone(), line.clone());
                 async move {
                     let otherwise = Otherwise { upstream: &listed.https, host: Some(&listed.host) };
                     let response = if request.method() == Method::CONNECT {
                         refuse(StatusCode::METHOD_NOT_ALLOWED, "a tunnel within a tunnel leads nowhere")
                     } else {
-                        forwarder.forward(request, connection, otherwise).await
+                        forwarder.forward(request, &line, otherwise).await
                     };
                     Ok::<_, Infallible>(response)
                 }

@@ -4,12 +4,13 @@ use hyper::body::Incoming;
 
 use super::model_name::{Found, Reader};
 use super::peeked::Peeked;
+use super::upload::Upload;
 use crate::capture::RequestTee;
 use crate::config::{self, Config};
 use crate::upstream::{HttpUpstream, Setup, SetupError};
 
 /// A request's body on its way to the upstream.
-pub type RequestBody = Peeked<RequestTee<Incoming>>;
+pub type RequestBody = Peeked<RequestTee<Upload<Incoming>>>;
 
 /// An upstream of requests that came through the proxy.
 pub type Upstream = HttpUpstream<RequestBody>;

@@ -7,6 +7,7 @@ use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use tower_service::Service;
 
 use super::error::BoxError;
+use super::heard::Heard;
 use super::{Dialed, Dialer};
 
 /// Connects within a limit, name look-up, proxy and TLS included: a host that accepts and then says nothing must not hold a
@@ -23,7 +24,7 @@ pub(super) struct Connector {
 struct TooSlow(Duration);
 
 impl Service<Uri> for Connector {
-    type Response = MaybeHttpsStream<Dialed>;
+    type Response = Heard<MaybeHttpsStream<Dialed>>;
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
 
@@ -34,7 +35,8 @@ impl Service<Uri> for Connector {
     fn call(&mut self, uri: Uri) -> Self::Future {
         let (connecting, patience) = (self.https.call(uri), self.patience);
         Box::pin(async move {
-            tokio::time::timeout(patience, connecting).await.unwrap_or_else(|_| Err(TooSlow(patience).into()))
+            let connected = tokio::time::timeout(patience, connecting).await;
+            connected.unwrap_or_else(|_| Err(TooSlow(patience).into())).map(Heard::new)
         })
     }
 }

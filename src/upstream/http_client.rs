@@ -70,14 +70,18 @@ enum Transport<B: Body + 'static> {
     /// HTTP/1.1 without a proxy that reads requests.
     Direct(Direct<B>),
     /// Whatever else is agreed on.
-    Any(Client<Connector, B>),
+    Any {
+        pool: Client<Connector, B>,
+        /// For requests that ask to change the protocol: that takes HTTP/1.1 and the whole connection.
+        switching: Client<Connector, B>,
+    },
 }
 
 impl<B: Body + 'static> Clone for Transport<B> {
     fn clone(&self) -> Self {
         match self {
             Self::Direct(direct) => Self::Direct(direct.clone()),
-            Self::Any(client) => Self::Any(client.clone()),
+            Self::Any { pool, switching } => Self::Any { pool: pool.clone(), switching: switching.clone() },
         }
     }
 }
@@ -123,29 +127,37 @@ where
         let dialer = proxied.unwrap_or_else(Dialer::direct);
         let credentials = dialer.credentials(&scheme);
         let tls = tls(config, at, scheme == Scheme::HTTPS, &setup.system)?;
-        let https = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
+        let https =
+            || hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls.clone()).https_or_http();
+        let patience = config.connect_timeout.0;
+        let http1 = Connector { https: https().enable_http1().wrap_connector(dialer.clone()), patience };
         let https = match config.http2 {
-            Http2::Auto => https.enable_all_versions().wrap_connector(dialer),
-            Http2::Always => https.enable_http2().wrap_connector(dialer),
-            Http2::Never => https.enable_http1().wrap_connector(dialer),
+            Http2::Auto => https().enable_all_versions().wrap_connector(dialer),
+            Http2::Always => https().enable_http2().wrap_connector(dialer),
+            Http2::Never => https().enable_http1().wrap_connector(dialer),
         };
-        let connector = Connector { https, patience: config.connect_timeout.0 };
+        let connector = Connector { https, patience };
         let transport = if direct {
             Transport::Direct(Direct::new(connector, uri.clone(), config.idle()))
         } else {
-            Transport::Any(
-                Client::builder(TokioExecutor::new())
-                    .pool_idle_timeout(config.idle())
-                    .pool_timer(TokioTimer::new())
-                    .timer(TokioTimer::new())
-                    .http1_preserve_header_case(true)
-                    .http2_only(config.http2 == Http2::Always)
-                    .http2_adaptive_window(true)
-                    // Only where nothing of the request was written yet.
-                    .retry_canceled_requests(true)
-                    .set_host(false)
-                    .build(connector),
-            )
+            let pool = Client::builder(TokioExecutor::new())
+                .pool_idle_timeout(config.idle())
+                .pool_timer(TokioTimer::new())
+                .timer(TokioTimer::new())
+                .http1_preserve_header_case(true)
+                .http2_only(config.http2 == Http2::Always)
+                .http2_adaptive_window(true)
+                // Only where nothing of the request was written yet.
+                .retry_canceled_requests(true)
+                .set_host(false)
+                .build(connector);
+            let switching = Client::builder(TokioExecutor::new())
+                .pool_max_idle_per_host(0)
+                .timer(TokioTimer::new())
+                .http1_preserve_header_case(true)
+                .set_host(false)
+                .build(http1);
+            Transport::Any { pool, switching }
         };
         let host = HeaderValue::from_str(authority.as_str()).expect("an authority is a valid header value");
         Ok(Self {
@@ -167,7 +179,7 @@ where
     }
 
     /// Sends a request and waits for the head of its response. The URI needs path and query only; `Host` is replaced
-    /// in its place; everything else goes as it is.
+    /// in its place; everything else goes as it is. With an `Upgrade` it goes over an HTTP/1.1 connection of its own.
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection.
@@ -203,7 +215,9 @@ where
                     }
                 }
             }
-            Transport::Any(client) => {
+            Transport::Any { pool, switching } => {
+                let switches = request.headers().contains_key(header::UPGRADE);
+                let client = if switches { switching } else { pool };
                 let mut parts = Parts::default();
                 parts.scheme = Some(self.scheme.clone());
                 parts.authority = Some(self.authority.clone());

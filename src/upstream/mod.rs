@@ -11,6 +11,7 @@ mod connector;
 mod dialer;
 mod direct;
 mod error;
+mod heard;
 mod http_client;
 mod proxy;
 mod trust;

@@ -63,6 +63,14 @@ impl Process {
         process
     }
 
+    /// Memory that the process holds, in bytes; as the system counts it, so only on Linux.
+    pub fn memory(&self) -> u64 {
+        let path = format!("/proc/{}/statm", self.child.id());
+        let statm = std::fs::read_to_string(path).expect("the process runs");
+        let pages: u64 = statm.split(' ').nth(1).and_then(|n| n.parse().ok()).expect("numbers");
+        pages * 4096
+    }
+
     /// SIGKILL: nothing of it runs any more when this returns.
     pub fn kill(&mut self) {
         self.child.kill().expect("it can be killed");

@@ -53,7 +53,7 @@ impl Authority {
     }
 
     /// A server for [`NAMES`] that offers these protocols; `clients`: who issues the certificates that it asks for.
-    pub(super) fn server(&self, protocols: &[&[u8]], clients: Option<&Self>) -> TlsAcceptor {
+    pub fn server(&self, protocols: &[&[u8]], clients: Option<&Self>) -> TlsAcceptor {
         let key = rcgen::KeyPair::generate().expect("a key");
         let params = rcgen::CertificateParams::new(NAMES.map(str::to_owned)).expect("names");
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
