@@ -83,6 +83,12 @@ impl Recorder {
         self.shared.interrupting.store(true, Ordering::Relaxed);
     }
 
+    /// Whether this is the only handle: no exchange is under way through it.
+    #[must_use]
+    pub fn is_unused(&self) -> bool {
+        Arc::strong_count(&self.shared) == 1
+    }
+
     pub(super) fn interrupting(&self) -> bool {
         self.shared.interrupting.load(Ordering::Relaxed)
     }

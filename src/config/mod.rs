@@ -9,6 +9,7 @@ mod environment;
 mod load;
 mod proxy;
 mod search;
+mod shutdown;
 mod units;
 
 use std::path::PathBuf;
@@ -19,8 +20,9 @@ pub use capture::{Capture, Durability};
 pub use dream::{Dream, Review, parse_schedule};
 pub use environment::{prepare_environment, variable};
 pub use load::{ConfigError, Problem};
-pub use proxy::{Dashboard, Http2, Log, LogFormat, Shutdown, Trajectories, Upstream};
+pub use proxy::{Dashboard, Http2, Log, LogFormat, Trajectories, Upstream};
 pub use search::{Embedder, Fetch, Onnx, Search};
+pub use shutdown::Shutdown;
 pub use units::Span;
 
 /// All settings. `config/remora.yaml` shows every key with its default and a sentence.

@@ -4,14 +4,17 @@
 //! as they come, with a copy to `capture`. One path is answered here: `POST /remora/v1/feedback`.
 //!
 //! Always true: nothing is parsed before it is forwarded; only headers of one hop, `Host` and `x-remora-*` change; a
-//! client that goes away cancels the upstream; an upstream that breaks off is seen as a break by the client.
+//! client that goes away cancels the upstream; an upstream that breaks off is seen as a break by the client; a request
+//! is answered under the settings that were in force when it came.
 
+mod drain;
 mod feedback;
 mod forward;
 mod headers;
 mod listener;
 mod respond;
 
+pub use drain::Phase;
 pub use feedback::FeedbackDesk;
 pub use forward::Forwarder;
 pub use listener::Proxy;

@@ -12,5 +12,9 @@ mod harness;
 mod kill;
 mod layering;
 mod lifecycle;
+mod reload;
+mod restart;
+#[cfg(target_os = "linux")]
+mod service_manager;
 mod tls;
 mod transparency;

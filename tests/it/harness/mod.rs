@@ -7,7 +7,7 @@ mod tls;
 mod upstream;
 
 pub use client::{Answer, Connection};
-pub use process::{Process, remora, with_data};
+pub use process::{Launch, Process, remora, with_data};
 pub use sidecar::Sidecar;
 pub use tls::{Authority, Offer, Part, Peer};
 pub use upstream::{Gate, Piece, Request, Upstream};

@@ -29,6 +29,8 @@ pub enum Piece {
     Send(Vec<u8>),
     /// Waits until the test opens the gate.
     Wait(Gate),
+    /// Takes its time, as a model does.
+    Pause(std::time::Duration),
     /// Closes the connection.
     Cut,
     /// Reads until the proxy closes the connection.
@@ -118,6 +120,7 @@ async fn converse(
                     }
                 }
                 Piece::Wait(gate) => gate.opened().await,
+                Piece::Pause(span) => tokio::time::sleep(span).await,
                 Piece::Cut => return,
                 Piece::UntilClosed => {
                     let mut rest = [0; 1024];
