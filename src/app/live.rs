@@ -193,6 +193,7 @@ impl Live {
         if !same_recorder {
             let old = std::mem::replace(&mut current.recorder, recorder);
             current.retired.extend(old);
+            current.forget_retired();
         }
         let jobs_of = |c: &Config| (c.trajectories.clone(), c.dream.schedule.clone());
         if jobs_of(&config) != jobs_of(&current.config) && !current.jobs.is_cancelled() {
@@ -207,7 +208,7 @@ impl Live {
         Ok(())
     }
 
-    /// Looks at the file until it is dropped.
+    /// Looks at the file until this process leaves.
     async fn follow(self: Arc<Self>) {
         let path = self.fixed.config_file.clone().unwrap_or_default();
         let mut before = stamp(&path);
@@ -216,11 +217,13 @@ impl Live {
             let (path, live) = (path.clone(), self.clone());
             let looked = tasks::blocking(move || {
                 let mut current = live.current();
-                // Nobody uses them any more when all their exchanges are over.
-                current.retired.retain(|recorder| !recorder.is_unused());
-                (stamp(&path), current.read)
+                current.forget_retired();
+                (stamp(&path), current.read, current.jobs.is_cancelled())
             });
-            let Some((now, read)) = looked.await else { continue };
+            let Some((now, read, leaves)) = looked.await else { continue };
+            if leaves {
+                return;
+            }
             // Unchanged for a while, so that a file is not read while it is being written; a missing one may come back.
             if now.is_some() && now == before && now != read {
                 // It says itself what is wrong.
@@ -232,6 +235,13 @@ impl Live {
 
     fn current(&self) -> MutexGuard<'_, Current> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Current {
+    /// Nobody uses a recorder any more when all its exchanges are over.
+    fn forget_retired(&mut self) {
+        self.retired.retain(|recorder| !recorder.is_unused());
     }
 }
 

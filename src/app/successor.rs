@@ -19,13 +19,18 @@ const NOT_PASSED_ON: [&str; 4] = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", 
 const TAKEOVER: &str = "--takeover";
 
 impl Successor {
-    /// To be called at the start: the system knows a program by its file, and an upgrade puts another one in its place.
+    /// As this process was started: by the name it was called by, since an upgrade puts another file under that name or
+    /// turns a link; the file that runs is the old one.
     ///
     /// # Errors
-    /// When the system does not tell where the program is.
+    /// When there is no such name, and the system does not tell where the program is.
     pub fn of_this_process() -> Result<Self, AppError> {
-        let program = std::env::current_exe().map_err(|e| AppError::Successor { reason: e.to_string() })?;
-        let mut arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+        let mut arguments = std::env::args_os();
+        let program = match arguments.next().filter(|name| !name.is_empty()) {
+            Some(name) => name.into(),
+            None => std::env::current_exe().map_err(|e| AppError::Successor { reason: e.to_string() })?,
+        };
+        let mut arguments: Vec<OsString> = arguments.collect();
         if !arguments.iter().any(|a| a == TAKEOVER) {
             arguments.push(TAKEOVER.into());
         }

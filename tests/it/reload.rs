@@ -210,31 +210,34 @@ async fn traffic_goes_on_while_settings_change_again_and_again() {
     let upstream = Upstream::always(plain("200 OK", "", b"{}")).await;
     let sidecar = Sidecar::start(&upstream.url()).await;
     let mut connection = Connection::open(&sidecar.proxy).await;
-    let mut answered = 0;
+    let answered = std::cell::Cell::new(0);
     let changes = async {
-        for n in 0..20_u64 {
+        let mut n = 0;
+        while n < 20 || answered.get() < 20 {
+            n += 1;
             sidecar
                 .reload(|c| {
-                    c.capture.max_body = ByteSize::kib(n + 1);
+                    c.capture.max_body = ByteSize::kib(n);
                     c.trajectories.every = Some(Span::millis(10 + n));
                 })
                 .await;
         }
+        n
     };
     tokio::pin!(changes);
-    loop {
+    let reloads = loop {
         tokio::select! {
             biased;
             answer = connection.try_post("/v1/models", b"{}") => {
                 assert_eq!(answer.expect("an answer").status, 200);
-                answered += 1;
+                answered.set(answered.get() + 1);
             }
-            () = &mut changes => break,
+            reloads = &mut changes => break reloads,
         }
-    }
+    };
     drop(connection);
     // The request that the last change came upon was cut by this test, and is recorded, too.
-    assert!(answered > 0);
-    sidecar.recorded(answered).await;
-    assert_eq!(sidecar.metric("remora_config_reloads_total{result=\"done\"}").await, 20.0);
+    sidecar.recorded(answered.get()).await;
+    let counted = sidecar.metric("remora_config_reloads_total{result=\"done\"}").await;
+    assert!((counted - reloads as f64).abs() < 0.5, "{counted} of {reloads} reloads were done");
 }

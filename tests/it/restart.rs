@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -54,6 +55,12 @@ impl Load {
 
     async fn open(&self, tag: &str) -> Connection {
         Connection::try_open(&self.proxy).await.unwrap_or_else(|| panic!("{tag} was refused"))
+    }
+
+    /// As [`patient`](Self::patient), some time later.
+    async fn patient_after(self, wait: Duration, name: String, path: &str, silence: u64) -> Vec<String> {
+        tokio::time::sleep(wait).await;
+        self.patient(name, path, silence).await
     }
 
     /// Holds a connection, is silent for up to `silence` milliseconds and asks again; a new one only when told so.
@@ -120,7 +127,8 @@ fn recorded(data: &Path) -> HashMap<String, (usize, bool)> {
     found
 }
 
-/// In the long form, `REMORA_TEST_RESTARTS=200 REMORA_TEST_STREAM=60 REMORA_TEST_PAUSE=3`.
+/// In the long form, `REMORA_TEST_RESTARTS=200 REMORA_TEST_STREAM=60 REMORA_TEST_STREAMS=24 REMORA_TEST_PAUSE=2`, with
+/// lengths of time in seconds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn restarts_under_load_refuse_and_cut_nothing_and_everything_is_recorded_once() {
     let restarts = scale("REMORA_TEST_RESTARTS", 5);
@@ -137,7 +145,12 @@ async fn restarts_under_load_refuse_and_cut_nothing_and_everything_is_recorded_o
     for n in 0..4 {
         clients.push(tokio::spawn(load.clone().patient(format!("quick{n}"), "/v1/plain", 20)));
         clients.push(tokio::spawn(load.clone().patient(format!("slow{n}"), "/v1/plain", 1500)));
-        clients.push(tokio::spawn(load.clone().patient(format!("stream{n}"), "/v1/streamed", 300)));
+    }
+    let streams = u32::try_from(scale("REMORA_TEST_STREAMS", 4)).expect("a few");
+    for n in 0..streams {
+        // Not all over the same process.
+        let (wait, name) = (stream * n / streams, format!("stream{n}"));
+        clients.push(tokio::spawn(load.clone().patient_after(wait, name, "/v1/streamed", 300)));
     }
     clients.push(tokio::spawn(load.clone().fresh("fresh".into())));
 
@@ -244,6 +257,31 @@ async fn a_signal_has_the_process_start_its_successor_itself() {
     let third = new.successor().await;
     new.ended().await;
     world.answers(&third).await;
+}
+
+#[tokio::test]
+async fn the_program_that_an_upgrade_put_in_place_is_what_succeeds() {
+    use std::os::unix::fs::PermissionsExt;
+    let world = World::new().await;
+    let at = |name: &str| world.scratch.path().join(name);
+    let (program, upgrade, ran) = (at("remora"), at("upgrade"), at("ran"));
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_remora"), &program).expect("linked");
+    let text = format!(
+        "#!/bin/sh\necho \"$@\" >> {}\nexec {} \"$@\"\n",
+        ran.display(),
+        env!("CARGO_BIN_EXE_remora")
+    );
+    std::fs::write(&upgrade, text).expect("written");
+    std::fs::set_permissions(&upgrade, std::fs::Permissions::from_mode(0o700)).expect("made a program");
+    let named =
+        ["sh", "-c", "name=$1; shift 2; exec $name \"$@\"", "sh", program.to_str().expect("a plain path")];
+    let mut old = world.launch().by(&named, Stdio::null(), Stdio::null()).start().await;
+    std::fs::rename(&upgrade, &program).expect("replaced");
+    old.signal(Signal::USR2);
+    let new = old.successor().await;
+    assert!(std::fs::read_to_string(&ran).expect("it ran").contains("--takeover"));
+    old.ended().await;
+    world.answers(&new).await;
 }
 
 #[tokio::test]

@@ -122,7 +122,8 @@ async fn hand_over(
     if !talk.expect("serving", AT_ONCE).await? {
         return Err(gone());
     }
-    if let Some(pid) = successor.and_then(|pid| u32::try_from(pid).ok()) {
+    // 0: it lives in another world of process ids.
+    if let Some(pid) = successor.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0) {
         notifier.main_process(pid);
     }
     told.send_replace(true);

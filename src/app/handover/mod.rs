@@ -59,9 +59,10 @@ impl Place {
     fn new(folder: &Path) -> Result<Self> {
         let opened = std::fs::File::open(folder)?;
         #[cfg(target_os = "linux")]
-        let path = PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()));
+        let short = PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()));
         #[cfg(not(target_os = "linux"))]
-        let path = folder.to_owned();
+        let short = PathBuf::new();
+        let path = if short.is_dir() { short } else { folder.to_owned() };
         Ok(Self { _opened: opened, path })
     }
 
