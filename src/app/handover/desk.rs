@@ -67,6 +67,10 @@ impl Desk {
 
 impl Drop for Desk {
     fn drop(&mut self) {
+        // The name is the successor's then, whose socket may have got the number of ours.
+        if *self.handed_over.borrow() {
+            return;
+        }
         let path = self.place.join(NAME);
         if std::fs::metadata(&path).is_ok_and(|about| about.ino() == self.inode) {
             drop(std::fs::remove_file(path));
