@@ -66,9 +66,18 @@ pub struct Metrics {
     pub recorded: Counter,
     pub lost_queue_full: Counter,
     pub lost_write_failed: Counter,
+    pub lost_journal_full: Counter,
+    pub lost_refused: Counter,
+    pub journal_damaged: Counter,
+    pub checkpoints_failed: Counter,
+    pub settle_failures: Counter,
+    pub journal_bytes: Gauge,
     pub truncated_by_memory: Counter,
     pub ack_timeouts: Counter,
     pub capture_bytes: Gauge,
+    pub tunnels: Counter,
+    /// From clients, to clients.
+    pub tunnel_bytes: [Counter; 2],
     pub input_tokens: Gauge,
     pub output_tokens: Gauge,
     pub trajectories: Gauge,
@@ -150,9 +159,19 @@ impl Metrics {
                 recorded: metrics::counter!("remora_exchanges_recorded_total"),
                 lost_queue_full: lost("queue_full"),
                 lost_write_failed: lost("write_failed"),
+                lost_journal_full: lost("journal_full"),
+                lost_refused: lost("refused"),
+                journal_damaged: metrics::counter!("remora_journal_damaged_bytes_total"),
+                checkpoints_failed: metrics::counter!("remora_checkpoints_failed_total"),
+                settle_failures: metrics::counter!("remora_settle_failures_total"),
+                journal_bytes: metrics::gauge!("remora_journal_bytes"),
                 truncated_by_memory: metrics::counter!("remora_bodies_truncated_total", "reason" => "memory"),
                 ack_timeouts: metrics::counter!("remora_ack_timeouts_total"),
                 capture_bytes: metrics::gauge!("remora_capture_queue_bytes"),
+                tunnels: metrics::counter!("remora_tunnels_total"),
+                tunnel_bytes: ["up", "down"].map(
+                    |direction| metrics::counter!("remora_tunnel_bytes_total", "direction" => direction),
+                ),
                 input_tokens: tokens("input"),
                 output_tokens: tokens("output"),
                 trajectories: metrics::gauge!("remora_trajectories"),
@@ -190,7 +209,20 @@ fn describe() {
         "remora_time_to_first_byte_seconds",
         "From the request's head to the response body's first byte"
     );
-    metrics::describe_counter!("remora_exchanges_recorded_total", "Exchanges committed to the record");
+    metrics::describe_counter!("remora_exchanges_recorded_total", "Exchanges that are safe in the journal");
+    metrics::describe_counter!(
+        "remora_journal_damaged_bytes_total",
+        "Bytes of the journal passed over because they were no entry"
+    );
+    metrics::describe_counter!(
+        "remora_checkpoints_failed_total",
+        "Exchanges under way that could not be saved for the case of a crash"
+    );
+    metrics::describe_counter!(
+        "remora_settle_failures_total",
+        "Times that journal entries could not be moved into the record; they stay and are tried again"
+    );
+    metrics::describe_gauge!("remora_journal_bytes", "Bytes in the journal that are not in the record yet");
     metrics::describe_counter!(
         "remora_exchanges_lost_total",
         "Exchanges that were forwarded but not recorded"
@@ -207,6 +239,8 @@ fn describe() {
         "remora_capture_queue_bytes",
         "Memory held by exchanges in flight and waiting to be written"
     );
+    metrics::describe_counter!("remora_tunnels_total", "Blind tunnels opened in forward-proxy mode");
+    metrics::describe_counter!("remora_tunnel_bytes_total", "Bytes that went through blind tunnels");
     metrics::describe_gauge!(
         "gen_ai_client_token_usage_total",
         "Tokens as upstreams reported them, over the whole record"

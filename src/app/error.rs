@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use crate::config::ConfigError;
+use crate::proxy::ForwardProxyError;
 use crate::store::StoreError;
 use crate::upstream::SetupError;
 
@@ -21,6 +22,10 @@ pub enum AppError {
     Store(#[from] StoreError),
     #[error("{path}: cannot prepare credential fingerprints: {source}", path = path.display())]
     Fingerprints { path: PathBuf, source: std::io::Error },
+    #[error("{path}: cannot begin the journal: {source}", path = path.display())]
+    Journal { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    ForwardProxy(#[from] ForwardProxyError),
     #[error(transparent)]
     Upstream(#[from] SetupError),
     #[error("cannot start the recorder's thread: {0}")]

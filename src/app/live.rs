@@ -1,5 +1,6 @@
 //! What a reload replaces, all of it or nothing.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -10,16 +11,17 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::{AppError, Notifier, jobs};
-use crate::capture::{Recorder, Redactor};
+use crate::capture::{self, Recorder, Redactor};
 use crate::config::{Config, ConfigError};
 use crate::dashboard;
-use crate::proxy::{FeedbackDesk, Forwarder};
+use crate::proxy::{FeedbackDesk, ForwardProxy, Forwarder, Routes};
 use crate::store::{RecordWriter, Store};
 use crate::tasks::{self, Tasks};
 use crate::telemetry::{self, Metrics};
-use crate::upstream::HttpUpstream;
+use crate::upstream;
 
 /// Reads the settings anew: the file, and over it the options of the command line.
 pub type Loader = dyn Fn() -> Result<Config, ConfigError> + Send + Sync;
@@ -28,6 +30,8 @@ pub type Loader = dyn Fn() -> Result<Config, ConfigError> + Send + Sync;
 /// they need a restart, so that a new section is honest before it is listed here.
 const TAKE_EFFECT: &[&str] = &[
     "upstream",
+    "routes",
+    "forward_proxy",
     "capture",
     "trajectories",
     // Read by nights and other commands, which are processes of their own.
@@ -44,6 +48,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The parts that stay, from which the others are made anew.
 pub(super) struct Fixed {
+    /// Where apps connect, and where the dashboard is.
+    pub own: [SocketAddr; 2],
+    /// Connections within connections.
+    pub tunnels: TaskTracker,
     pub store: Store,
     pub metrics: Metrics,
     pub prometheus: PrometheusHandle,
@@ -252,8 +260,22 @@ impl Fixed {
         recorder: Option<Recorder>,
         desk: FeedbackDesk,
     ) -> Result<Forwarder, AppError> {
-        let upstream = HttpUpstream::build(&config.upstream)?;
-        Ok(Forwarder::new(upstream, recorder, &config.capture.skip_paths, desk, self.metrics.clone()))
+        let setup = upstream::Setup::new(self.own[0]);
+        let routes = Routes::build(config, &setup)?;
+        let forward_proxy = ForwardProxy::build(
+            config,
+            &self.store.dir().authority(),
+            &self.own.map(|address| address.port()),
+            setup,
+            self.tasks.clone(),
+            self.tunnels.clone(),
+            self.metrics.clone(),
+        )?;
+        if let Some(proxy) = &forward_proxy {
+            tracing::info!(certificate = %proxy.certificate().display(), "forward-proxy mode: apps have to trust this");
+        }
+        let skip_paths = &config.capture.skip_paths;
+        Ok(Forwarder::new(routes, forward_proxy, recorder, skip_paths, desk, self.metrics.clone()))
     }
 
     fn pages(&self, config: &Config) -> Router {
@@ -269,12 +291,16 @@ impl Fixed {
         if !config.capture.enabled {
             return Ok(None);
         }
-        let writer = RecordWriter::open(self.store.dir(), config.capture.durability)?;
-        let path = self.store.dir().fingerprint_key();
+        let dir = self.store.dir();
+        // A database that cannot be written is told now, not at the first exchange.
+        drop(RecordWriter::open(dir, config.capture.durability)?);
+        let path = dir.fingerprint_key();
         let redactor = Redactor::open(&path, &config.capture.secret_headers)
             .map_err(|source| AppError::Fingerprints { path, source })?;
-        let (recorder, worker) = Recorder::build(&config.capture, writer, redactor, self.metrics.clone());
+        let (recorder, worker, settler) = capture::build(&config.capture, dir, redactor, &self.metrics)
+            .map_err(|source| AppError::Journal { path: dir.journal(), source })?;
         self.tasks.thread("recorder", move || worker.run()).map_err(AppError::Thread)?;
+        self.tasks.thread("settler", move || settler.run()).map_err(AppError::Thread)?;
         Ok(Some(recorder))
     }
 

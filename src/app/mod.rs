@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 use tower_service::Service as _;
 
 use crate::config::{Config, Span};
@@ -141,6 +142,8 @@ impl App {
         let live = Arc::new(Live::build(
             config,
             Fixed {
+                own: [proxy, admin],
+                tunnels: TaskTracker::new(),
                 store,
                 metrics,
                 prometheus,

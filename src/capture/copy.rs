@@ -3,26 +3,31 @@ use bytes::{Bytes, BytesMut};
 use super::memory::{Memory, Share};
 use crate::model::{Body, BodyHash};
 
-/// A copy of a body as it passes: frames are kept by reference up to a limit, then only counted and hashed.
+/// A copy of a body as it passes: pieces up to a limit, then only their length and hash.
 #[derive(Debug)]
 pub(super) struct BodyCopy {
-    frames: Vec<Bytes>,
+    /// Kept pieces, but for the tail. Long ones are kept by reference.
+    pieces: Vec<Bytes>,
+    /// Short pieces are copied together: by reference, each would hold the whole buffer that it was read into, and
+    /// reading would need a new buffer each time.
+    tail: BytesMut,
     kept: usize,
     length: u64,
     max: usize,
     share: Share,
-    /// Runs from the moment that the limit was passed; hashing what is kept is left to the recorder's thread.
+    /// Runs from the moment that the limit was passed; until then the hash can be had from what is kept.
     past_limit: Option<Box<BodyHash>>,
     out_of_memory: bool,
 }
 
-/// What a kept frame costs besides its bytes: streams come in many small ones.
-const FRAME: usize = size_of::<Bytes>();
+/// A piece of this many bytes or more is kept by reference.
+const LONG: usize = 16 << 10;
 
 impl BodyCopy {
     pub fn new(max: usize, memory: &Memory) -> Self {
         Self {
-            frames: Vec::new(),
+            pieces: Vec::new(),
+            tail: BytesMut::new(),
             kept: 0,
             length: 0,
             max,
@@ -32,19 +37,18 @@ impl BodyCopy {
         }
     }
 
-    /// Takes note of a frame.
-    pub fn push(&mut self, frame: &Bytes) {
-        self.length += frame.len() as u64;
+    /// Takes note of a piece.
+    pub fn push(&mut self, piece: &Bytes) {
+        self.length += piece.len() as u64;
         if let Some(hash) = &mut self.past_limit {
-            hash.update(frame);
+            hash.update(piece);
             return;
         }
         let room = self.max - self.kept;
-        let fits = frame.len() <= room;
-        let kept = if fits { frame.clone() } else { frame.slice(..room) };
-        if self.share.grow(kept.len() + FRAME) {
-            self.kept += kept.len();
-            self.frames.push(kept);
+        let fits = piece.len() <= room;
+        let wanted = piece.len().min(room);
+        if self.share.grow(wanted) {
+            self.keep(piece, wanted);
             if fits {
                 return;
             }
@@ -53,12 +57,34 @@ impl BodyCopy {
         }
         // From here on the hash must be kept up to date; what was kept so far is all of the body before `rest`.
         let mut hash = BodyHash::new();
-        for frame in &self.frames {
-            hash.update(frame);
+        for piece in self.parts() {
+            hash.update(piece);
         }
-        let before = self.kept - (self.length as usize - frame.len());
-        hash.update(&frame[before..]);
+        let before = self.kept - (self.length as usize - piece.len());
+        hash.update(&piece[before..]);
         self.past_limit = Some(Box::new(hash));
+    }
+
+    fn keep(&mut self, piece: &Bytes, length: usize) {
+        self.kept += length;
+        if length >= LONG {
+            if !self.tail.is_empty() {
+                self.pieces.push(self.tail.split().freeze());
+            }
+            self.pieces.push(piece.slice(..length));
+        } else {
+            self.tail.extend_from_slice(&piece[..length]);
+        }
+    }
+
+    /// What is kept, in order.
+    fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        self.pieces.iter().map(AsRef::as_ref).chain(Some(self.tail.as_ref()))
+    }
+
+    /// Bytes kept so far.
+    pub fn kept(&self) -> usize {
+        self.kept
     }
 
     /// Whether the copy is cut because memory was short, not because the body was long.
@@ -66,24 +92,35 @@ impl BodyCopy {
         self.out_of_memory
     }
 
-    /// The recorded body, and the share of memory to hold until it is written. Hashes: not for the request's thread.
-    pub fn into_body(self) -> (Body, Share) {
-        let bytes = match <[Bytes; 1]>::try_from(self.frames) {
-            Ok([only]) => only,
-            Err(frames) => {
-                let mut all = BytesMut::with_capacity(self.kept);
-                for frame in frames {
-                    all.extend_from_slice(&frame);
-                }
-                all.freeze()
+    /// The recorded body as far as it came, without its bytes, and the bytes kept from `from` on.
+    pub fn since(&self, from: usize) -> (Body, Vec<Bytes>) {
+        let mut skip = from;
+        let mut pieces = Vec::new();
+        for part in self.parts() {
+            if skip < part.len() {
+                pieces.push(Bytes::copy_from_slice(&part[skip..]));
             }
-        };
-        let truncated = self.past_limit.is_some();
-        let sha256 = match self.past_limit {
-            Some(hash) => hash.finish(),
-            None => BodyHash::of(&bytes),
-        };
-        (Body { bytes, length: self.length, sha256, truncated }, self.share)
+            skip = skip.saturating_sub(part.len());
+        }
+        (self.line(self.past_limit.as_deref().cloned()), pieces)
+    }
+
+    /// The recorded body without its bytes, these, and the share of memory to hold until they are written.
+    pub fn into_parts(mut self) -> (Body, Vec<Bytes>, Share) {
+        let hash = self.past_limit.take().map(|hash| *hash);
+        let line = self.line(hash);
+        let mut pieces = self.pieces;
+        if !self.tail.is_empty() {
+            pieces.push(self.tail.freeze());
+        }
+        (line, pieces, self.share)
+    }
+
+    /// Whoever has the bytes can tell the hash of a body that is not truncated.
+    fn line(&self, hash: Option<BodyHash>) -> Body {
+        let truncated = hash.is_some();
+        let sha256 = hash.map_or([0; 32], BodyHash::finish);
+        Body { bytes: Bytes::new(), length: self.length, sha256, truncated }
     }
 }
 
@@ -97,24 +134,34 @@ mod tests {
     proptest! {
         #[test]
         fn any_framing_and_limit_gives_the_true_length_and_hash(
-            frames in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..12),
-            max in 0usize..200,
-            memory in 0usize..300,
+            pieces in prop::collection::vec((any::<u8>(), 0usize..2 * LONG), 0..8),
+            max in 0usize..6 * LONG,
+            memory in 0usize..8 * LONG,
+            from in 0usize..4 * LONG,
         ) {
-            let whole: Vec<u8> = frames.concat();
+            let pieces: Vec<Vec<u8>> = pieces.iter().map(|(byte, length)| vec![*byte; *length]).collect();
+            let whole: Vec<u8> = pieces.concat();
             let mut copy = BodyCopy::new(max, &Memory::new(memory));
-            for frame in &frames {
-                copy.push(&Bytes::copy_from_slice(frame));
+            for piece in &pieces {
+                copy.push(&Bytes::copy_from_slice(piece));
             }
-            let (body, _share) = copy.into_body();
+            let (so_far, rest) = copy.since(from);
+            let kept = copy.kept();
+            let (body, parts, _share) = copy.into_parts();
+            let bytes = parts.concat();
+            prop_assert_eq!(bytes.len(), kept);
+            prop_assert_eq!(rest.concat(), &bytes[from.min(kept)..]);
+            prop_assert_eq!(&so_far, &body);
             prop_assert_eq!(body.length, whole.len() as u64);
-            let expected: [u8; 32] = Sha256::digest(&whole).into();
-            prop_assert_eq!(body.sha256, expected);
-            prop_assert!(whole.starts_with(&body.bytes));
-            prop_assert_eq!(body.truncated, body.bytes.len() < whole.len());
-            prop_assert!(body.bytes.len() <= max.min(memory));
-            if memory >= whole.len() + frames.len() * FRAME {
-                prop_assert_eq!(body.bytes.len(), max.min(whole.len()));
+            prop_assert!(whole.starts_with(&bytes));
+            prop_assert_eq!(body.truncated, bytes.len() < whole.len());
+            if body.truncated {
+                let expected: [u8; 32] = Sha256::digest(&whole).into();
+                prop_assert_eq!(body.sha256, expected);
+            }
+            prop_assert!(bytes.len() <= max.min(memory));
+            if memory >= whole.len() {
+                prop_assert_eq!(bytes.len(), max.min(whole.len()));
             }
         }
     }

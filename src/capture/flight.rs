@@ -1,12 +1,11 @@
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use http::HeaderMap;
-use tokio::sync::oneshot;
 
+use super::ack::Waiting;
 use super::copy::BodyCopy;
 use super::recorder::Recorder;
-use super::tee::Ack;
 use crate::model::{Ended, ExchangeId, Micros, Scope, Timing};
 
 /// The beginning of a request.
@@ -27,31 +26,39 @@ pub struct Head {
 #[must_use = "dropping it records the exchange as cancelled"]
 pub struct Flight {
     recorder: Recorder,
-    open: Option<Box<Open>>,
+    open: SharedOpen,
+    /// Its place in the recorder's list of exchanges under way.
+    place: usize,
+    over: bool,
 }
 
-/// Everything known of an exchange; turned into a row by the recorder's thread.
+/// Everything known of an exchange; turned into an entry by the recorder's thread.
 #[derive(Debug)]
 pub(super) struct Open {
     pub id: ExchangeId,
     pub head: Head,
-    pub request: SharedCopy,
+    pub request: BodyCopy,
+    pub request_state: RequestState,
     pub response_head: Option<(u16, HeaderMap)>,
     pub response: BodyCopy,
     pub timing: Timing,
     pub ended: Ended,
     pub detail: Option<String>,
+    /// What the journal has of it already.
+    pub saved: Option<Saved>,
 }
 
-/// The request's body is read by the connection to the upstream while the flight is elsewhere.
-pub(super) type SharedCopy = Arc<Mutex<RequestCopy>>;
-
-/// What passed of a request's body, and whether it is all.
-#[derive(Debug)]
-pub(super) struct RequestCopy {
-    pub copy: BodyCopy,
-    pub state: RequestState,
+/// How much of an exchange under way is in the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Saved {
+    pub request: usize,
+    pub response: usize,
+    pub head: bool,
 }
+
+/// Shared by the flight, the request's body, which the connection to the upstream reads, and the list of exchanges under
+/// way. None once it has ended.
+pub(super) type SharedOpen = Arc<Mutex<Option<Box<Open>>>>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RequestState {
@@ -63,74 +70,98 @@ pub(super) enum RequestState {
     Broken,
 }
 
+pub(super) fn lock(open: &SharedOpen) -> MutexGuard<'_, Option<Box<Open>>> {
+    open.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Flight {
     pub(super) fn new(recorder: Recorder, head: Head) -> Self {
         let started = Micros::now();
         let open = Open {
             id: ExchangeId::new(),
             head,
-            request: Arc::new(Mutex::new(RequestCopy {
-                copy: recorder.copy(),
-                state: RequestState::Passing,
-            })),
+            request: recorder.copy(),
+            request_state: RequestState::Passing,
             response_head: None,
             response: recorder.copy(),
             timing: Timing { started, head: None, first_byte: None, ended: started },
             ended: Ended::ClientCancelled,
             detail: None,
+            saved: None,
         };
-        Self { recorder, open: Some(Box::new(open)) }
+        let open = Arc::new(Mutex::new(Some(Box::new(open))));
+        let place = recorder.under_way(open.clone());
+        Self { recorder, open, place, over: false }
     }
 
-    fn open(&mut self) -> &mut Open {
-        self.open.as_mut().expect("taken only by finish, which consumes the flight, and by drop")
+    /// Changes what is known; nothing happens once it has ended.
+    fn note(&self, change: impl FnOnce(&mut Open)) {
+        if let Some(open) = lock(&self.open).as_mut() {
+            change(open);
+        }
     }
 
-    pub(super) fn request_copy(&mut self) -> SharedCopy {
-        self.open().request.clone()
+    pub(super) fn shared(&self) -> SharedOpen {
+        self.open.clone()
     }
 
-    pub(super) fn recorder(&self) -> &Recorder {
-        &self.recorder
+    /// Takes note of the upstream, where it was not known at the beginning.
+    pub fn goes_to(&mut self, upstream: &Arc<str>) {
+        self.note(|open| open.head.upstream = upstream.clone());
     }
 
     /// Whether the client broke off while it was sending its request.
     #[must_use]
     pub fn request_broke_off(&mut self) -> bool {
-        let shared = self.open().request.clone();
-        let state = shared.lock().unwrap_or_else(PoisonError::into_inner).state;
-        state == RequestState::Broken
+        lock(&self.open).as_ref().is_some_and(|open| open.request_state == RequestState::Broken)
+    }
+
+    /// Takes note of a piece of the request's body, where it does not pass as a body.
+    pub fn request_frame(&mut self, piece: &Bytes) {
+        self.note(|open| open.request.push(piece));
+    }
+
+    /// Takes note that the request is whole.
+    pub fn request_ended(&mut self) {
+        self.note(|open| open.request_state = RequestState::Ended);
     }
 
     /// Takes note of the response's head.
     pub fn response_head(&mut self, status: u16, headers: HeaderMap) {
-        let open = self.open();
-        open.timing.head = Some(Micros::now());
-        open.response_head = Some((status, headers));
+        self.note(|open| {
+            open.timing.head = Some(Micros::now());
+            open.response_head = Some((status, headers));
+        });
     }
 
     /// Takes note of a piece of the response's body.
-    pub fn response_frame(&mut self, frame: &Bytes) {
-        let open = self.open();
-        if open.timing.first_byte.is_none() && !frame.is_empty() {
-            open.timing.first_byte = Some(Micros::now());
-        }
-        open.response.push(frame);
+    pub fn response_frame(&mut self, piece: &Bytes) {
+        self.note(|open| {
+            if open.timing.first_byte.is_none() && !piece.is_empty() {
+                open.timing.first_byte = Some(Micros::now());
+            }
+            open.response.push(piece);
+        });
     }
 
     /// Ends the exchange, and waits until the record is safe, for a bounded time.
     pub async fn finish_safely(self, ended: Ended, detail: Option<String>) {
-        let recorder = self.recorder.clone();
-        if let Some(receiver) = self.finish(ended, detail) {
-            let mut ack = Ack::new(receiver, recorder);
-            std::future::poll_fn(|cx| ack.poll(cx)).await;
+        if let Some(mut waiting) = self.finish(ended, detail) {
+            std::future::poll_fn(|cx| waiting.poll(cx)).await;
         }
     }
 
     /// Ends the exchange. Gives what tells that the record is safe, or will never be; none when nothing is to be
     /// waited for.
-    pub(super) fn finish(mut self, ended: Ended, detail: Option<String>) -> Option<oneshot::Receiver<()>> {
-        let mut open = self.open.take().expect("finish consumes the flight");
+    pub(super) fn finish(mut self, ended: Ended, detail: Option<String>) -> Option<Waiting> {
+        self.end(ended, detail)
+    }
+
+    fn end(&mut self, ended: Ended, detail: Option<String>) -> Option<Waiting> {
+        self.over = true;
+        let open = lock(&self.open).take();
+        self.recorder.landed(self.place);
+        let mut open = open.expect("only the flight ends it, once");
         open.ended = ended;
         open.detail = detail;
         self.recorder.submit(open)
@@ -139,20 +170,10 @@ impl Flight {
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        if let Some(mut open) = self.open.take() {
-            if self.recorder.interrupting() {
-                open.ended = Ended::Interrupted;
-            }
-            drop(self.recorder.submit(open));
+        if !self.over {
+            let ended =
+                if self.recorder.interrupting() { Ended::Interrupted } else { Ended::ClientCancelled };
+            drop(self.end(ended, None));
         }
-    }
-}
-
-impl Open {
-    /// The copy of the request's body so far, out of the shared place, and whether it is all.
-    pub fn take_request(&self, empty: BodyCopy) -> (BodyCopy, bool) {
-        let mut shared = self.request.lock().unwrap_or_else(PoisonError::into_inner);
-        let ended = shared.state == RequestState::Ended;
-        (std::mem::replace(&mut shared.copy, empty), ended)
     }
 }

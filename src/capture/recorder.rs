@@ -1,28 +1,36 @@
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::mpsc::{self, RecvTimeoutError, TrySendError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use slab::Slab;
+use tokio::sync::oneshot;
 
+use super::ack::Waiting;
+use super::backlog::Backlog;
 use super::copy::BodyCopy;
-use super::flight::{Flight, Head, Open};
+use super::flight::{Flight, Head, Open, SharedOpen, lock};
 use super::memory::Memory;
-use super::redact::Redactor;
+use super::writer::Writer;
 use crate::config::{self, Durability};
-use crate::model::{Ended, Exchange, Micros, Response};
-use crate::store::{RecordWriter, StoreError};
+use crate::model::Micros;
 use crate::telemetry::{ApiLabel, Metrics};
 
 /// Records waiting to be written, at most; beyond, new ones are dropped and counted.
 const QUEUE: usize = 16_384;
-/// Records in one transaction, at most.
+/// Records in one write, at most.
 const BATCH: usize = 256;
+/// Bytes of bodies in one write, at most, unless one record has more.
+const BATCH_BYTES: usize = 4 << 20;
+/// Exchanges under way are looked at this often, and saved when they are older. Twice this is the most that a crash can
+/// take from their end.
+const CHECKPOINT: Duration = Duration::from_secs(1);
 
 /// Takes exchanges. Cheap to clone.
 #[derive(Clone)]
 pub struct Recorder {
     shared: Arc<Shared>,
-    queue: mpsc::Sender<Queued>,
+    queue: mpsc::SyncSender<Queued>,
 }
 
 struct Shared {
@@ -33,6 +41,16 @@ struct Shared {
     metrics: Metrics,
     /// From now on, flights that are dropped were cut by us, not by their clients.
     interrupting: AtomicBool,
+    /// The journal does not keep up: nobody waits for it until it does.
+    slow: AtomicBool,
+    under_way: UnderWay,
+}
+
+/// The exchanges under way.
+type UnderWay = Mutex<Slab<SharedOpen>>;
+
+fn list(under_way: &UnderWay) -> MutexGuard<'_, Slab<SharedOpen>> {
+    under_way.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Queued {
@@ -40,42 +58,53 @@ struct Queued {
     ack: Option<oneshot::Sender<()>>,
 }
 
-/// Writes what the recorder took: run once, on a thread of its own, until every [`Recorder`] is gone.
+/// Appends what the recorder took: run once, on a thread of its own, until every [`Recorder`] is gone.
 #[must_use = "nothing is recorded until it runs"]
 pub struct RecorderWorker {
-    writer: RecordWriter,
-    redactor: Redactor,
+    writer: Writer,
     queue: mpsc::Receiver<Queued>,
-    metrics: Metrics,
-    memory: Memory,
+    shared: Arc<Shared>,
+    /// After the writer: the settler's last round must find that nothing more will be appended.
+    _closing: Closing,
+}
+
+/// Tells the settler that the recorder is gone, however it went.
+struct Closing(Backlog);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 impl std::fmt::Debug for Recorder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Recorder").field("queued", &(QUEUE - self.queue.capacity())).finish()
+        f.debug_struct("Recorder").field("under_way", &list(&self.shared.under_way).len()).finish()
     }
 }
 
 impl Recorder {
-    /// A recorder that writes through `writer`.
-    pub fn build(
+    pub(super) fn build(
         config: &config::Capture,
-        writer: RecordWriter,
-        redactor: Redactor,
+        writer: Writer,
+        backlog: Backlog,
         metrics: Metrics,
     ) -> (Self, RecorderWorker) {
         let size = |bytes: bytesize::ByteSize| usize::try_from(bytes.as_u64()).unwrap_or(usize::MAX);
-        let memory = Memory::new(size(config.memory));
-        let (queue, receiver) = mpsc::channel(QUEUE);
+        let (queue, receiver) = mpsc::sync_channel(QUEUE);
         let shared = Arc::new(Shared {
             max_body: size(config.max_body),
-            memory: memory.clone(),
+            memory: Memory::new(size(config.memory)),
             durability: config.durability,
             ack_timeout: config.ack_timeout.0,
-            metrics: metrics.clone(),
+            metrics,
             interrupting: AtomicBool::new(false),
+            slow: AtomicBool::new(false),
+            under_way: UnderWay::default(),
         });
-        (Self { shared, queue }, RecorderWorker { writer, redactor, queue: receiver, metrics, memory })
+        let _closing = Closing(backlog);
+        let worker = RecorderWorker { writer, queue: receiver, shared: shared.clone(), _closing };
+        (Self { shared, queue }, worker)
     }
 
     /// Says that exchanges still under way are about to be cut because Remora stops.
@@ -86,7 +115,8 @@ impl Recorder {
     /// Whether this is the only handle: no exchange is under way through it.
     #[must_use]
     pub fn is_unused(&self) -> bool {
-        Arc::strong_count(&self.shared) == 1
+        // The worker's and this one.
+        Arc::strong_count(&self.shared) <= 2
     }
 
     pub(super) fn interrupting(&self) -> bool {
@@ -102,16 +132,28 @@ impl Recorder {
         BodyCopy::new(self.shared.max_body, &self.shared.memory)
     }
 
+    /// Enters an exchange in the list of those under way; gives its place.
+    pub(super) fn under_way(&self, open: SharedOpen) -> usize {
+        list(&self.shared.under_way).insert(open)
+    }
+
+    /// Takes an exchange off the list.
+    pub(super) fn landed(&self, place: usize) {
+        drop(list(&self.shared.under_way).try_remove(place));
+    }
+
     pub(super) fn ack_timeout(&self) -> Duration {
         self.shared.ack_timeout
     }
 
-    pub(super) fn count_ack_timeout(&self) {
+    /// A record was not safe in time. As long as that lasts nobody else waits.
+    pub(super) fn waited_in_vain(&self) {
         self.shared.metrics.ack_timeouts.increment(1);
+        self.shared.slow.store(true, Ordering::Relaxed);
     }
 
     /// Queues a record. Never waits: a full queue drops it and counts the loss.
-    pub(super) fn submit(&self, mut open: Box<Open>) -> Option<oneshot::Receiver<()>> {
+    pub(super) fn submit(&self, mut open: Box<Open>) -> Option<Waiting> {
         open.timing.ended = Micros::now();
         let metrics = &self.shared.metrics;
         let path = open.head.target.split('?').next().unwrap_or_default();
@@ -121,21 +163,16 @@ impl Recorder {
         if let Some(first) = open.timing.first_byte {
             metrics.time_to_first_byte.record(open.timing.started.until(first));
         }
-        let (ack, receiver) = match self.shared.durability {
-            Durability::None => (None, None),
-            Durability::Process | Durability::Power => {
-                let (ack, receiver) = oneshot::channel();
-                (Some(ack), Some(receiver))
-            }
-        };
+        let waits = self.shared.durability != Durability::None && !self.shared.slow.load(Ordering::Relaxed);
+        let (ack, receiver) = waits.then(oneshot::channel).unzip();
         match self.queue.try_send(Queued { open, ack }) {
-            Ok(()) => receiver,
-            Err(mpsc::error::TrySendError::Full(_)) => {
+            Ok(()) => receiver.map(|receiver| Waiting::new(receiver, self.clone())),
+            Err(TrySendError::Full(_)) => {
                 metrics.lost_queue_full.increment(1);
                 None
             }
             // The recorder's thread is gone: it panicked.
-            Err(mpsc::error::TrySendError::Closed(_)) => {
+            Err(TrySendError::Disconnected(_)) => {
                 metrics.lost_write_failed.increment(1);
                 None
             }
@@ -144,106 +181,63 @@ impl Recorder {
 }
 
 impl RecorderWorker {
-    /// Writes until every recorder is gone and the queue is empty. Blocks: for a thread of its own.
+    /// Appends until every recorder is gone and the queue is empty. Blocks: for a thread of its own.
     pub fn run(mut self) {
-        let mut failing = false;
-        while let Some(first) = self.queue.blocking_recv() {
-            let mut batch = vec![first];
-            while batch.len() < BATCH
-                && let Ok(next) = self.queue.try_recv()
-            {
-                batch.push(next);
+        let mut next_look = Instant::now() + CHECKPOINT;
+        loop {
+            match self.queue.recv_timeout(next_look.saturating_duration_since(Instant::now())) {
+                Ok(first) => self.take(first),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
             }
-            let mut shares = Vec::with_capacity(batch.len() * 2);
-            let mut acks = Vec::with_capacity(batch.len());
-            let exchanges: Vec<Exchange> = batch
-                .into_iter()
-                .map(|Queued { open, ack }| {
-                    acks.push(ack);
-                    self.exchange(*open, &mut shares)
-                })
-                .collect();
-            self.write(&exchanges, &mut failing);
-            for ack in acks.into_iter().flatten() {
-                // The other side may have stopped waiting.
-                let _ = ack.send(());
-            }
-            drop(shares);
-            self.metrics.capture_bytes.set(self.memory.held() as f64);
-        }
-    }
-
-    /// Writes a batch; when that fails, one by one, so that one bad record does not take the others along. Two failures
-    /// in a row are no fault of a record's: the rest is given up, for on a full disk the queue would only grow.
-    fn write(&mut self, exchanges: &[Exchange], failing: &mut bool) {
-        let Err(error) = self.writer.write(exchanges) else { return self.kept(exchanges.len(), failing) };
-        if exchanges.len() == 1 {
-            return self.lost(1, failing, &error);
-        }
-        let mut failed_before = false;
-        for (at, one) in exchanges.iter().enumerate() {
-            match self.writer.write(std::slice::from_ref(one)) {
-                Ok(()) => {
-                    self.kept(1, failing);
-                    failed_before = false;
-                }
-                Err(error) if failed_before => return self.lost(exchanges.len() - at, failing, &error),
-                Err(error) => {
-                    self.lost(1, failing, &error);
-                    failed_before = true;
-                }
+            if Instant::now() >= next_look {
+                self.checkpoint();
+                next_look = Instant::now() + CHECKPOINT;
             }
         }
     }
 
-    fn kept(&self, count: usize, failing: &mut bool) {
-        self.metrics.recorded.increment(count as u64);
-        if std::mem::take(failing) {
-            tracing::info!("recording again");
+    /// Appends one record and those that wait behind it.
+    fn take(&mut self, first: Queued) {
+        let bytes = |queued: &Queued| queued.open.request.kept() + queued.open.response.kept();
+        let mut size = bytes(&first);
+        let mut batch = vec![first];
+        while batch.len() < BATCH
+            && size < BATCH_BYTES
+            && let Ok(next) = self.queue.try_recv()
+        {
+            size += bytes(&next);
+            batch.push(next);
         }
+        let longest = batch.iter().map(|queued| queued.open.timing.ended).min();
+        let (opens, acks): (Vec<_>, Vec<_>) = batch.into_iter().map(|q| (q.open, q.ack)).unzip();
+        self.writer.write(opens);
+        for ack in acks.into_iter().flatten() {
+            // The other side may have stopped waiting.
+            let _ = ack.send(());
+        }
+        if self.shared.slow.load(Ordering::Relaxed)
+            && longest.is_some_and(|ended| ended.until(Micros::now()) < self.shared.ack_timeout)
+        {
+            self.shared.slow.store(false, Ordering::Relaxed);
+        }
+        self.shared.metrics.capture_bytes.set(self.shared.memory.held() as f64);
     }
 
-    fn lost(&self, count: usize, failing: &mut bool, error: &StoreError) {
-        self.metrics.lost_write_failed.increment(count as u64);
-        // Once, not for each batch: a full disk lasts.
-        if !std::mem::replace(failing, true) {
-            tracing::error!(%error, "cannot record; traffic goes on, losses are counted in remora_exchanges_lost_total");
-        }
-    }
-
-    /// Turns what was captured into a row; shares of memory go to `shares`.
-    fn exchange(&self, open: Open, shares: &mut Vec<super::memory::Share>) -> Exchange {
-        let empty = BodyCopy::new(0, &self.memory);
-        let (request, request_ended) = open.take_request(empty);
-        if request.out_of_memory() || open.response.out_of_memory() {
-            self.metrics.truncated_by_memory.increment(1);
-        }
-        let Open { id, head, response_head, response, timing, ended, detail, .. } = open;
-        let (mut request_body, share) = request.into_body();
-        shares.push(share);
-        // An answer may come before the request's end; what came later is not in the record.
-        request_body.truncated |= !request_ended;
-        let (response_body, share) = response.into_body();
-        shares.push(share);
-        let truncated = (request_body.truncated && request_ended) || response_body.truncated;
-        Exchange {
-            id,
-            scope: head.scope,
-            connection: head.connection,
-            client_key: self.redactor.client_key(&head.headers),
-            method: head.method.to_string(),
-            target: self.redactor.target(&head.target),
-            upstream: head.upstream.to_string(),
-            request_headers: self.redactor.headers(&head.headers),
-            request_body,
-            response: response_head.map(|(status, headers)| Response {
-                status,
-                headers: self.redactor.headers(&headers),
-                body: response_body,
-            }),
-            timing,
-            ended: if truncated && ended == Ended::Complete { Ended::TruncatedByLimit } else { ended },
-            detail,
+    /// Saves what passed of the exchanges that have been under way for a while.
+    fn checkpoint(&mut self) {
+        let old = Micros::now().minus(CHECKPOINT);
+        let all: Vec<SharedOpen> =
+            list(&self.shared.under_way).iter().map(|(_, open)| open.clone()).collect();
+        for shared in all {
+            // Held only while what is new is copied, not while it is written.
+            let new = lock(&shared)
+                .as_mut()
+                .filter(|open| open.timing.started <= old)
+                .and_then(|open| self.writer.news(open));
+            if let Some(entry) = new {
+                self.writer.save(&entry);
+            }
         }
     }
 }

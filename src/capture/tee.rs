@@ -1,26 +1,23 @@
 //! Bodies that pass through while a copy is taken.
 
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use super::ack::Waiting;
+use super::flight::{Flight, Open, RequestState, SharedOpen, lock};
+use crate::model::Ended;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
-use tokio::sync::oneshot;
-use tokio::time::Sleep;
-
-use super::flight::{Flight, RequestCopy, RequestState, SharedCopy};
-use super::recorder::Recorder;
-use crate::model::Ended;
 
 /// A request's body on its way to the upstream.
 #[derive(Debug)]
 pub struct RequestTee<B> {
     /// None once it has ended.
     inner: Option<B>,
-    copy: Option<SharedCopy>,
+    copy: Option<SharedOpen>,
     leftover: Arc<Mutex<Option<B>>>,
 }
 
@@ -28,7 +25,7 @@ pub struct RequestTee<B> {
 #[derive(Debug)]
 pub struct Leftover<B> {
     body: Arc<Mutex<Option<B>>>,
-    copy: Option<SharedCopy>,
+    copy: Option<SharedOpen>,
 }
 
 /// Waiting for the rest of a request that goes nowhere.
@@ -37,21 +34,22 @@ const LEFTOVER_PATIENCE: Duration = Duration::from_secs(1);
 impl<B: Body<Data = Bytes> + Unpin> RequestTee<B> {
     /// Copies what passes into the flight; without one, only passes. The second part gets what is never read.
     pub fn new(inner: B, flight: Option<&mut Flight>) -> (Self, Leftover<B>) {
-        let copy = flight.map(Flight::request_copy);
+        let copy = flight.map(|flight| flight.shared());
         let leftover = Leftover { body: Arc::default(), copy: copy.clone() };
         let tee = Self { inner: Some(inner), copy, leftover: leftover.body.clone() };
         // An empty body is never polled.
         if tee.is_end_stream() {
-            tee.note(|shared| shared.state = RequestState::Ended);
+            tee.note(|open| open.request_state = RequestState::Ended);
         }
         (tee, leftover)
     }
 }
 
 impl<B> RequestTee<B> {
-    fn note(&self, change: impl FnOnce(&mut RequestCopy)) {
-        if let Some(copy) = &self.copy {
-            change(&mut copy.lock().unwrap_or_else(PoisonError::into_inner));
+    /// Changes what is known of the exchange; nothing happens once it has ended.
+    fn note(&self, change: impl FnOnce(&mut Open)) {
+        if let Some(open) = self.copy.as_ref().map(lock).as_deref_mut().and_then(Option::as_mut) {
+            change(open);
         }
     }
 }
@@ -97,22 +95,22 @@ impl<B: Body<Data = Bytes> + Unpin> Body for RequestTee<B> {
             Some(Ok(frame)) => {
                 // With a known length nobody asks for the end.
                 let ended = self.inner.as_ref().is_none_or(is_over);
-                self.note(|shared| {
+                self.note(|open| {
                     if let Some(data) = frame.data_ref() {
-                        shared.copy.push(data);
+                        open.request.push(data);
                     }
                     if ended {
-                        shared.state = RequestState::Ended;
+                        open.request_state = RequestState::Ended;
                     }
                 });
             }
             Some(Err(_)) => {
                 self.inner = None;
-                self.note(|shared| shared.state = RequestState::Broken);
+                self.note(|open| open.request_state = RequestState::Broken);
             }
             None => {
                 self.inner = None;
-                self.note(|shared| shared.state = RequestState::Ended);
+                self.note(|open| open.request_state = RequestState::Ended);
             }
         }
         Poll::Ready(frame)
@@ -139,35 +137,11 @@ enum State<E> {
     /// Frames pass. None: nothing is recorded.
     Passing(Option<Flight>),
     /// The record is on its way; the last frame, if the end is one, goes out when it is safe.
-    Holding(Option<Frame<Bytes>>, Box<Ack>),
+    Holding(Option<Frame<Bytes>>, Box<Waiting>),
     /// The upstream broke off. The server drops what it has not written yet when it hears of it, so it hears of it one
     /// turn later, after it has written.
     Breaking(Option<E>),
     Done,
-}
-
-/// Waits for a record, but not for ever.
-#[derive(Debug)]
-pub(super) struct Ack {
-    receiver: oneshot::Receiver<()>,
-    timeout: Pin<Box<Sleep>>,
-    recorder: Recorder,
-}
-
-impl Ack {
-    pub fn new(receiver: oneshot::Receiver<()>, recorder: Recorder) -> Self {
-        let timeout = Box::pin(tokio::time::sleep(recorder.ack_timeout()));
-        Self { receiver, timeout, recorder }
-    }
-
-    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if Pin::new(&mut self.receiver).poll(cx).is_ready() {
-            return Poll::Ready(());
-        }
-        ready!(self.timeout.as_mut().poll(cx));
-        self.recorder.count_ack_timeout();
-        Poll::Ready(())
-    }
 }
 
 impl<B: Body<Data = Bytes> + Unpin> ResponseTee<B> {
@@ -195,10 +169,9 @@ impl<B: Body<Data = Bytes> + Unpin> ResponseTee<B> {
         let over = last.is_none() || self.inner.is_end_stream();
         let next = if over { State::Done } else { State::Passing(None) };
         let State::Passing(Some(flight)) = std::mem::replace(&mut self.state, next) else { return last };
-        let recorder = flight.recorder().clone();
         match flight.finish(Ended::Complete, None) {
-            Some(receiver) => {
-                self.state = State::Holding(last, Box::new(Ack::new(receiver, recorder)));
+            Some(waiting) => {
+                self.state = State::Holding(last, Box::new(waiting));
                 None
             }
             None => last,
@@ -227,8 +200,8 @@ where
                     this.state = State::Done;
                     return Poll::Ready(error.map(Err));
                 }
-                State::Holding(last, ack) => {
-                    ready!(ack.poll(cx));
+                State::Holding(last, waiting) => {
+                    ready!(waiting.poll(cx));
                     let last = last.take();
                     // Trailers may follow the last piece of a known length.
                     this.state = match &last {

@@ -1,5 +1,6 @@
 //! Verbs. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
 
+mod ca;
 mod config;
 mod demo;
 mod doctor;
@@ -21,7 +22,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, ConfigError, variable};
 use crate::store::{DataDir, Store};
-use crate::telemetry;
+use crate::{capture, telemetry};
 
 /// A sidecar for apps that call an LLM: records by day, dreams by night.
 #[derive(Debug, Parser)]
@@ -52,6 +53,8 @@ enum Verb {
     Provision(provision::Provision),
     /// Say what works here and what is missing.
     Doctor(doctor::Doctor),
+    /// Say where the certificate is that apps have to trust in forward-proxy mode.
+    Ca(ca::Ca),
     /// Check or print the configuration.
     Config(config::ConfigVerb),
 }
@@ -111,6 +114,7 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "onnx")]
         Verb::Provision(verb) => verb.run(),
         Verb::Doctor(verb) => verb.run(),
+        Verb::Ca(verb) => verb.run(),
         Verb::Config(verb) => verb.run(),
     };
     match done {
@@ -171,9 +175,16 @@ impl Common {
     }
 }
 
-/// Opens the store of a configuration.
+/// What has just ended gets this long to reach the record, before a command reads it.
+const SETTLING: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// Opens the store of a configuration, with all that has ended so far.
 fn open_store(config: &Config) -> Result<Store, Failure> {
-    Ok(Store::open(&DataDir::new(config.data_dir()))?)
+    let store = Store::open(&DataDir::new(config.data_dir()))?;
+    if let Err(error) = capture::settle(store.dir(), SETTLING) {
+        tracing::warn!(%error, "the newest exchanges may be missing");
+    }
+    Ok(store)
 }
 
 /// An async runtime for verbs that need one.

@@ -14,6 +14,8 @@ pub struct Capture {
     /// Kept in memory at once, over all exchanges in flight and waiting to be written.
     pub memory: ByteSize,
     pub durability: Durability,
+    /// Kept in the journal at most, before it is moved into the record; beyond, records are dropped and counted.
+    pub journal: ByteSize,
     /// The end of a response waits no longer than this for its record.
     pub ack_timeout: Span,
     /// Requests whose path begins with one of these are not recorded.
@@ -41,6 +43,7 @@ impl Default for Capture {
             max_body: ByteSize::mib(16),
             memory: ByteSize::mib(128),
             durability: Durability::Process,
+            journal: ByteSize::gib(2),
             ack_timeout: Span::millis(250),
             skip_paths: Vec::new(),
             secret_headers: Vec::new(),

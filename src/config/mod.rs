@@ -11,6 +11,7 @@ mod proxy;
 mod search;
 mod shutdown;
 mod units;
+mod upstream;
 
 use std::path::PathBuf;
 
@@ -20,10 +21,11 @@ pub use capture::{Capture, Durability};
 pub use dream::{Dream, Review, parse_schedule};
 pub use environment::{prepare_environment, variable};
 pub use load::{ConfigError, Problem};
-pub use proxy::{Dashboard, Http2, Log, LogFormat, Trajectories, Upstream};
+pub use proxy::{Dashboard, Log, LogFormat, Trajectories};
 pub use search::{Embedder, Fetch, Onnx, Search};
 pub use shutdown::Shutdown;
 pub use units::Span;
+pub use upstream::{ForwardProxy, Http2, Route, Upstream, UpstreamProxy, check_proxy};
 
 /// All settings. `config/remora.yaml` shows every key with its default and a sentence.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,6 +38,9 @@ pub struct Config {
     /// The data directory; null: the platform's.
     pub data: Option<PathBuf>,
     pub upstream: Upstream,
+    /// The first that matches a request takes it; else it goes to `upstream`.
+    pub routes: Vec<Route>,
+    pub forward_proxy: ForwardProxy,
     pub capture: Capture,
     pub trajectories: Trajectories,
     pub search: Search,
@@ -53,6 +58,8 @@ impl Default for Config {
             admin: "127.0.0.1:4142".into(),
             data: None,
             upstream: Upstream::default(),
+            routes: Vec::new(),
+            forward_proxy: ForwardProxy::default(),
             capture: Capture::default(),
             trajectories: Trajectories::default(),
             search: Search::default(),

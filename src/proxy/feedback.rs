@@ -1,4 +1,5 @@
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
@@ -10,7 +11,7 @@ use serde_json::json;
 use super::respond;
 use crate::model::{ExchangeId, Feedback, Label, Micros, Scope, TrajectoryId};
 use crate::store::{Store, StoreError};
-use crate::{tasks, trajectory};
+use crate::{capture, tasks, trajectory};
 
 /// Takes what people and downstream systems say about how things went. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -35,6 +36,8 @@ fn named(headers: &HeaderMap, name: &str) -> Option<String> {
         .map(str::to_owned)
 }
 
+/// What has just ended is found if it reaches the record within this time.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes; a correction may be a whole answer.
 const MAX_BODY: usize = 1 << 20;
 
@@ -139,6 +142,8 @@ impl FeedbackDesk {
                 match find()? {
                     Some(found) => found,
                     None => {
+                        // What cannot be settled in time is not found, and asked for again.
+                        drop(capture::settle(self.store.dir(), PATIENCE));
                         trajectory::catch_up(&self.store).map_err(Refusal::Store)?;
                         find()?.ok_or(Refusal::NothingMatches)?
                     }

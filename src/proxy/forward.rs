@@ -4,17 +4,21 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body, Incoming};
 
-use super::FeedbackDesk;
 use super::headers::{remove_hop_headers, remove_remora_headers, scope_of};
+use super::peeked::Peeked;
 use super::respond::{self, InFlight, ProxyBody};
+use super::route::{Otherwise, RequestBody};
+use super::{FeedbackDesk, ForwardProxy, Routes};
 use crate::capture::{Flight, Head, Recorder, RequestTee, ResponseTee};
 use crate::model::Ended;
 use crate::telemetry::Metrics;
-use crate::upstream::{HttpUpstream, UpstreamError};
+use crate::upstream::{UpstreamBody, UpstreamError};
 
 /// Answers requests: forwards them, with a copy to the recorder.
 pub struct Forwarder {
-    upstream: HttpUpstream<RequestTee<Incoming>>,
+    routes: Routes,
+    /// None: we are no forward proxy.
+    forward_proxy: Option<ForwardProxy>,
     /// None: capture is switched off.
     recorder: Option<Recorder>,
     skip_paths: Arc<[String]>,
@@ -28,17 +32,30 @@ const OWN_PATHS: &str = "/remora/";
 impl Forwarder {
     #[must_use]
     pub fn new(
-        upstream: HttpUpstream<RequestTee<Incoming>>,
+        routes: Routes,
+        forward_proxy: Option<ForwardProxy>,
         recorder: Option<Recorder>,
         skip_paths: &[String],
         feedback: FeedbackDesk,
         metrics: Metrics,
     ) -> Self {
-        Self { upstream, recorder, skip_paths: skip_paths.into(), feedback, metrics }
+        Self { routes, forward_proxy, recorder, skip_paths: skip_paths.into(), feedback, metrics }
     }
 
     /// Answers one request that came over the connection numbered `connection`.
-    pub async fn answer(&self, request: Request<Incoming>, connection: i64) -> Response<ProxyBody> {
+    pub async fn answer(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        connection: i64,
+    ) -> Response<ProxyBody> {
+        // In HTTP/1 only a request to a forward proxy names another host in its target; in HTTP/2 every one names ours.
+        let elsewhere = request.version() < Version::HTTP_2 && request.uri().authority().is_some();
+        if request.method() == Method::CONNECT || elsewhere {
+            return match &self.forward_proxy {
+                Some(proxy) => proxy.answer(self, request, connection).await,
+                None => no_forward_proxy(),
+            };
+        }
         let path = request.uri().path();
         if path == FeedbackDesk::PATH {
             return own(self.feedback.take(request).await);
@@ -52,21 +69,28 @@ impl Forwarder {
                 &message,
             ));
         }
-        // In HTTP/1 only a request to a forward proxy names another host in its target; in HTTP/2 every one names ours.
-        let elsewhere = request.version() < Version::HTTP_2 && request.uri().authority().is_some();
-        if request.method() == Method::CONNECT || elsewhere {
-            let message = "Remora is no forward proxy: set it as the base URL, not as HTTP_PROXY";
-            return own(respond::error(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "invalid_request_error",
-                "connect",
-                message,
-            ));
+        self.forward(request, connection, self.routes.default()).await
+    }
+
+    /// Waits until connections within connections have ended; call it when no new ones come.
+    pub(super) async fn tunnels_ended(&self) {
+        if let Some(proxy) = &self.forward_proxy {
+            proxy.ended().await;
         }
+    }
+
+    /// Sends a request where the routes say, or else `otherwise`, and passes the answer on.
+    pub(super) async fn forward(
+        &self,
+        request: Request<Incoming>,
+        connection: i64,
+        otherwise: Otherwise<'_>,
+    ) -> Response<ProxyBody> {
         let in_flight = InFlight::new(&self.metrics.in_flight);
         let bodiless = request.method() == Method::HEAD;
         let (mut parts, body) = request.into_parts();
-        let mut flight = self.begin(&parts, connection);
+        let upstream = self.routes.by_head(&parts, otherwise);
+        let mut flight = self.begin(&parts, connection, upstream.unwrap_or(otherwise.upstream).url());
         remove_remora_headers(&mut parts.headers);
         remove_hop_headers(&mut parts.headers);
         // Without a length, hyper would send the body of a GET or HEAD as none.
@@ -74,7 +98,18 @@ impl Forwarder {
             parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         let (body, leftover) = RequestTee::new(body, flight.as_mut());
-        match self.upstream.send(Request::from_parts(parts, body)).await {
+        let mut body = Peeked::new(body);
+        let upstream = match upstream {
+            Some(upstream) => upstream,
+            None => {
+                let upstream = self.routes.by_model(&parts, otherwise, &mut body).await;
+                if let Some(flight) = &mut flight {
+                    flight.goes_to(upstream.url());
+                }
+                upstream
+            }
+        };
+        match upstream.send(Request::from_parts(parts, body)).await {
             Ok(response) => Self::pass(response, flight, bodiless, in_flight).await,
             Err(error) => {
                 leftover.read().await;
@@ -83,7 +118,7 @@ impl Forwarder {
         }
     }
 
-    fn begin(&self, parts: &http::request::Parts, connection: i64) -> Option<Flight> {
+    fn begin(&self, parts: &http::request::Parts, connection: i64, upstream: &Arc<str>) -> Option<Flight> {
         let recorder = self.recorder.as_ref()?;
         let path = parts.uri.path();
         if self.skip_paths.iter().any(|skip| path.starts_with(skip.as_str())) {
@@ -94,13 +129,13 @@ impl Forwarder {
             connection,
             method: parts.method.clone(),
             target: parts.uri.path_and_query().map_or("/", |p| p.as_str()).to_owned(),
-            upstream: self.upstream.url().clone(),
+            upstream: upstream.clone(),
             headers: parts.headers.clone(),
         }))
     }
 
     async fn pass(
-        response: Response<Incoming>,
+        response: Response<UpstreamBody<RequestBody>>,
         mut flight: Option<Flight>,
         bodiless: bool,
         in_flight: InFlight,
@@ -147,4 +182,10 @@ impl Forwarder {
 
 fn own(response: Response<Bytes>) -> Response<ProxyBody> {
     response.map(|bytes| ProxyBody::Own(Some(bytes).filter(|b| !b.is_empty())))
+}
+
+fn no_forward_proxy() -> Response<ProxyBody> {
+    let message =
+        "Remora is no forward proxy: set it as the base URL, not as HTTP_PROXY, or set forward_proxy.enabled";
+    own(respond::error(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "connect", message))
 }

@@ -84,7 +84,11 @@ impl Proxy {
         }
         drop(self.listener);
         self.connections.close();
-        if !within_limit(self.phase, self.connections.wait()).await {
+        let ended = async {
+            self.connections.wait().await;
+            self.forwarder.load_full().tunnels_ended().await;
+        };
+        if !within_limit(self.phase, ended).await {
             tracing::warn!("some exchanges did not finish within the grace period");
         }
     }
@@ -114,7 +118,7 @@ impl Proxy {
             if !spoke {
                 return;
             }
-            let connection = server.serve_connection(TokioIo::new(stream), service);
+            let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), service);
             tokio::pin!(connection);
             let ended = tokio::select! {
                 ended = connection.as_mut() => ended,
@@ -130,7 +134,7 @@ impl Proxy {
     }
 }
 
-fn builder() -> auto::Builder<TokioExecutor> {
+pub(super) fn builder() -> auto::Builder<TokioExecutor> {
     let mut server = auto::Builder::new(TokioExecutor::new());
     server
         .http1()

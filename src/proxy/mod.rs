@@ -3,19 +3,28 @@
 //! In: HTTP/1.1 and HTTP/2 requests, any path and method. Out: the same to the upstream and its answers back, streamed
 //! as they come, with a copy to `capture`. One path is answered here: `POST /remora/v1/feedback`.
 //!
-//! Always true: nothing is parsed before it is forwarded; only headers of one hop, `Host` and `x-remora-*` change; a
-//! client that goes away cancels the upstream; an upstream that breaks off is seen as a break by the client; a request
-//! is answered under the settings that were in force when it came.
+//! Always true: nothing is parsed before it is forwarded, but for the model's name where a route asks for it; only
+//! headers of one hop, `Host` and `x-remora-*` change; a client that goes away cancels the upstream; an upstream that
+//! breaks off is seen as a break by the client; a request is answered under the settings that were in force when it came.
 
+mod authority;
+mod blind;
+mod connect;
 mod drain;
 mod feedback;
 mod forward;
 mod headers;
 mod listener;
+mod model_name;
+mod peeked;
 mod respond;
+mod route;
 
+pub use authority::{Authority, AuthorityError};
+pub use connect::{ForwardProxy, ForwardProxyError};
 pub use drain::Phase;
 pub use feedback::FeedbackDesk;
 pub use forward::Forwarder;
 pub use listener::Proxy;
 pub use respond::ProxyBody;
+pub use route::Routes;

@@ -5,12 +5,13 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use metrics::Gauge;
 use serde_json::json;
 
+use super::route::RequestBody;
 use crate::capture::ResponseTee;
-use crate::upstream::UpstreamError;
+use crate::upstream::{UpstreamBody, UpstreamError};
 
 /// Counts a request as under way until its response has ended.
 #[derive(Debug)]
@@ -32,7 +33,7 @@ impl Drop for InFlight {
 /// The body of a response: the upstream's, or a short one of ours.
 #[derive(Debug)]
 pub enum ProxyBody {
-    Upstream(ResponseTee<Incoming>, InFlight),
+    Upstream(ResponseTee<UpstreamBody<RequestBody>>, InFlight),
     Own(Option<Bytes>),
 }
 

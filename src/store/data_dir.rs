@@ -33,6 +33,12 @@ impl DataDir {
         self.0.join("payloads").join(format!("{day}.db"))
     }
 
+    /// What has ended and is not in the record yet; see [`journal`](super::journal).
+    #[must_use]
+    pub fn journal(&self) -> PathBuf {
+        self.0.join("journal")
+    }
+
     /// The full-text index; derived, may be deleted at any time.
     #[must_use]
     pub fn index(&self) -> PathBuf {
@@ -49,6 +55,12 @@ impl DataDir {
     #[must_use]
     pub fn fingerprint_key(&self) -> PathBuf {
         self.0.join("fingerprint.key")
+    }
+
+    /// The local certificate authority, where forward-proxy mode is on.
+    #[must_use]
+    pub fn authority(&self) -> PathBuf {
+        self.0.join("ca")
     }
 
     pub(super) fn create(&self) -> Result<(), StoreError> {

@@ -51,6 +51,22 @@ fn way_out(path: &Path) -> &'static str {
 }
 
 impl StoreError {
+    /// Whether the same may succeed later although nothing about it changes: the database is locked, the disk is full or
+    /// fails, memory is short. A damaged database counts: somebody may repair it.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Query { source, .. } | Self::Open { source, .. } | Self::Migrate { source, .. } => {
+                !matches!(
+                    source.sqlite_error_code(),
+                    Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig) | None
+                )
+            }
+            Self::Directory { .. } | Self::Corrupt { .. } | Self::Newer { .. } => true,
+            Self::Damaged { .. } => false,
+        }
+    }
+
     /// For `map_err`: a database that cannot be opened, told apart by what is to be done about it.
     pub(super) fn open(path: &Path) -> impl Fn(rusqlite::Error) -> Self {
         move |source| {

@@ -2,8 +2,9 @@
 //!
 //! In: finished exchanges from `capture`; what later stages make of them. Out: the same, by id, scope or watermark.
 //!
-//! Three kinds of files in the data directory, so that none waits for another:
-//! - `record.db`: a row for each exchange. Only the recorder's thread writes it ([`RecordWriter`]).
+//! Four kinds of files in the data directory, so that none waits for another:
+//! - `journal/`: what has just ended, appended by the recorder's thread, before it is moved into the next two.
+//! - `record.db`: a row for each exchange. Only one thread writes it ([`RecordWriter`]).
 //! - `payloads/DAY.db`: the bodies of one day; retention drops files.
 //! - `insight.db`: assembly, outcomes, clusters, lessons, nights. Any process may write it, in short transactions.
 //!
@@ -17,6 +18,7 @@ mod error;
 mod exchanges;
 mod feedback;
 mod index_state;
+pub mod journal;
 mod lessons;
 mod migrate;
 mod nights;

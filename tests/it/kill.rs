@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use remora::store::{DataDir, Store};
 
 use crate::harness::{
-    Connection, LAST_CHUNK, Piece, Process, STREAM_HEAD, Upstream, chunk, completion, plain, until,
+    Connection, LAST_CHUNK, PATIENCE, Piece, Process, STREAM_HEAD, Upstream, chunk, completion, plain, until,
 };
 
 const KILLS: u64 = 15;
@@ -60,6 +60,7 @@ fn script(request: &crate::harness::Request) -> Vec<Piece> {
 /// What is recorded, by request.
 fn recorded(data: &Path) -> HashMap<Vec<u8>, Vec<u8>> {
     let store = Store::open(&DataDir::new(data)).expect("the database opens");
+    remora::capture::settle(store.dir(), PATIENCE).expect("the journal is settled");
     let mut found = HashMap::new();
     let mut after = 0;
     while let Some((seq, exchange)) = store.exchange_after(after).expect("the record can be read") {

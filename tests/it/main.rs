@@ -8,12 +8,16 @@ mod command_line;
 mod demo;
 mod faults;
 mod feedback;
+mod forward_proxy;
 mod harness;
 mod kill;
 mod layering;
 mod lifecycle;
+mod pool;
+mod proxies;
 mod reload;
 mod restart;
+mod routes;
 #[cfg(target_os = "linux")]
 mod service_manager;
 mod tls;

@@ -114,7 +114,9 @@ fn script(span: Duration) -> impl Fn(&Request) -> Vec<Piece> {
 
 /// How often each request is recorded, and whether as complete.
 fn recorded(data: &Path) -> HashMap<String, (usize, bool)> {
-    let store = Store::open(&DataDir::new(data)).expect("the database opens");
+    let dir = DataDir::new(data);
+    remora::capture::settle(&dir, crate::harness::PATIENCE).expect("the journal is settled");
+    let store = Store::open(&dir).expect("the database opens");
     let mut found = HashMap::new();
     let mut after = 0;
     while let Some((seq, exchange)) = store.exchange_after(after).expect("the record can be read") {

@@ -1,12 +1,14 @@
 //! What the integration tests share: an upstream that does as it is told, a client that sees every byte, a Remora.
 
 mod client;
+mod connect;
 mod process;
 mod sidecar;
 mod tls;
 mod upstream;
 
 pub use client::{Answer, Connection};
+pub use connect::{ConnectProxy, tls_over, tunnel};
 pub use process::{Launch, Process, remora, with_data};
 pub use sidecar::Sidecar;
 pub use tls::{Authority, Offer, Part, Peer};

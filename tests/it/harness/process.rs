@@ -171,6 +171,22 @@ impl Process {
         Launch::new(data, scratch).with(&["--upstream", upstream]).start().await
     }
 
+    /// As [`start`](Self::start), with more configuration and variables.
+    pub async fn with(
+        upstream: &str,
+        data: &Path,
+        scratch: &Path,
+        more: &str,
+        variables: &[(&str, &str)],
+    ) -> Self {
+        let mut launch = Launch::new(data, scratch).with(&["--upstream", upstream]);
+        launch.configure(more);
+        for (name, value) in variables {
+            launch = launch.variable(name, value);
+        }
+        launch.start().await
+    }
+
     pub fn pid(&self) -> u32 {
         match &self.child {
             Running::Child(child) => child.id(),

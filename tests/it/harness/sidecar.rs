@@ -6,7 +6,7 @@ use remora::config::Config;
 use remora::model::Exchange;
 use remora::store::{DataDir, Store};
 
-use super::{Answer, Connection, until};
+use super::{Answer, Connection, PATIENCE, until};
 
 /// A Remora in process, on ports and in a directory of its own.
 pub struct Sidecar {
@@ -51,7 +51,9 @@ impl Sidecar {
         self.dir.path()
     }
 
+    /// The store, with what has ended so far.
     pub fn store(&self) -> &Store {
+        remora::capture::settle(&DataDir::new(self.path()), PATIENCE).expect("the journal is settled");
         &self.store
     }
 
@@ -77,11 +79,12 @@ impl Sidecar {
         line.rsplit(' ').next().and_then(|v| v.parse().ok()).expect("a number ends the line")
     }
 
-    /// Everything recorded so far.
+    /// Everything recorded so far, what has ended just now included.
     pub fn exchanges(&self) -> Vec<Exchange> {
+        let store = self.store();
         let mut all = Vec::new();
         let mut after = 0;
-        while let Some((seq, exchange)) = self.store.exchange_after(after).expect("the record can be read") {
+        while let Some((seq, exchange)) = store.exchange_after(after).expect("the record can be read") {
             after = seq;
             all.push(exchange);
         }

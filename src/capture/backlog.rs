@@ -1,0 +1,70 @@
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// What is in the journal and not yet in the record: told by the recorder, read by the settler. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Backlog {
+    inner: Arc<(Mutex<State>, Condvar)>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Bytes that wait.
+    bytes: u64,
+    /// Exchanges that were ever appended.
+    exchanges: u64,
+    /// The settler sleeps until there is something.
+    asleep: bool,
+    /// The recorder is gone.
+    closed: bool,
+}
+
+impl Backlog {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.inner.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes that wait.
+    pub fn bytes(&self) -> u64 {
+        self.state().bytes
+    }
+
+    /// Exchanges that were ever appended.
+    pub fn exchanges(&self) -> u64 {
+        self.state().exchanges
+    }
+
+    pub fn appended(&self, bytes: u64, exchanges: u64) {
+        let mut state = self.state();
+        state.bytes += bytes;
+        state.exchanges += exchanges;
+        // Under load the settler looks by itself from time to time; waking it would cost a system call each time.
+        if std::mem::take(&mut state.asleep) {
+            self.inner.1.notify_all();
+        }
+    }
+
+    /// Corrects the bytes that wait, counted in the files: another process may have settled some.
+    pub fn counted(&self, bytes: u64) {
+        self.state().bytes = bytes;
+    }
+
+    pub fn close(&self) {
+        self.state().closed = true;
+        self.inner.1.notify_all();
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.state().closed
+    }
+
+    /// Waits for `pause`, or until the recorder is gone; with `for_data`, or until something is appended.
+    pub fn wait(&self, pause: Duration, for_data: bool) {
+        let mut state = self.state();
+        let seen = state.exchanges;
+        state.asleep = for_data;
+        let quiet = |s: &mut State| !s.closed && !(for_data && s.exchanges > seen);
+        let waited = self.inner.1.wait_timeout_while(state, pause, quiet);
+        waited.unwrap_or_else(PoisonError::into_inner).0.asleep = false;
+    }
+}

@@ -1,0 +1,205 @@
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use super::format::{self, Entry, Mark, NO_MARK};
+use super::home::WriterHome;
+use super::reader::{Position, Segment};
+use crate::model::ExchangeId;
+
+/// A segment is left for a new one at this length in bytes: long enough that files are few, short enough that reading
+/// one again after a crash takes a moment.
+const SEGMENT: u64 = 16 << 20;
+/// The buffer is given back when a batch made it larger than this, in bytes.
+const BUFFER: usize = 4 << 20;
+
+/// Appends to the journal; belongs to one thread.
+#[derive(Debug)]
+pub struct JournalWriter {
+    home: WriterHome,
+    /// Held as long as the writer lives: says that more may come.
+    _lock: File,
+    file: File,
+    /// Of the segment.
+    mark: Mark,
+    number: u32,
+    length: u64,
+    /// Whether a batch is synced to the disk before it counts as kept.
+    sync: bool,
+    buffer: Vec<u8>,
+    /// Where the entries of the batch end in the buffer.
+    ends: Vec<usize>,
+}
+
+/// A batch that was not kept whole.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: cannot append: {source}", path = path.display())]
+pub struct AppendError {
+    /// So many entries from the batch's beginning are kept; the others are not.
+    pub kept: usize,
+    /// Bytes that these take.
+    pub bytes: u64,
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl JournalWriter {
+    pub(super) fn begin(home: WriterHome, lock: File, sync: bool) -> io::Result<Self> {
+        let (file, mark, length) = segment(&home, 1)?;
+        let me = Self {
+            home,
+            _lock: lock,
+            file,
+            mark,
+            number: 1,
+            length,
+            sync,
+            buffer: Vec::new(),
+            ends: Vec::new(),
+        };
+        me.sync_directory()?;
+        Ok(me)
+    }
+
+    /// Where it appends.
+    #[must_use]
+    pub fn home(&self) -> &WriterHome {
+        &self.home
+    }
+
+    /// Appends entries with one write; returns how many bytes they took. What is kept survives the process, and with
+    /// `sync` the loss of power.
+    ///
+    /// # Errors
+    /// When the disk is full or fails; says how many entries were kept.
+    pub fn append(&mut self, entries: impl Iterator<Item = Entry>) -> Result<u64, AppendError> {
+        self.buffer.clear();
+        self.ends.clear();
+        // First, for each segment has its own mark.
+        let begun = if self.length >= SEGMENT { self.next_segment() } else { Ok(()) };
+        for entry in entries {
+            format::encode(&entry, &self.mark, &mut self.buffer);
+            self.ends.push(self.buffer.len());
+        }
+        let before = self.length;
+        let appended = match begun {
+            Ok(()) => self.write(),
+            Err(e) => Err((0, e)),
+        };
+        if self.buffer.capacity() > BUFFER {
+            self.buffer = Vec::new();
+        }
+        let bytes = self.length.saturating_sub(before);
+        appended.map_err(|(kept, source)| AppendError { kept, bytes, path: self.path(), source })?;
+        Ok(bytes)
+    }
+
+    fn write(&mut self) -> Result<(), (usize, io::Error)> {
+        let mut written = 0;
+        let failed = loop {
+            match self.file.write(&self.buffer[written..]) {
+                Ok(0) if written < self.buffer.len() => break Some(io::ErrorKind::WriteZero.into()),
+                Ok(n) => written += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => break Some(e),
+            }
+            if written == self.buffer.len() {
+                break None;
+            }
+        };
+        let synced = if self.sync && failed.is_none() { self.file.sync_data() } else { Ok(()) };
+        match (failed, synced) {
+            (None, Ok(())) => {
+                self.length += written as u64;
+                Ok(())
+            }
+            (None, Err(e)) => Err(self.keep(0, e)),
+            (Some(e), _) => {
+                let kept = self.ends.iter().take_while(|end| **end <= written).count();
+                Err(self.keep(if self.sync { 0 } else { kept }, e))
+            }
+        }
+    }
+
+    /// Leaves the first `kept` entries of the batch in the file, and nothing after them.
+    fn keep(&mut self, kept: usize, error: io::Error) -> (usize, io::Error) {
+        let whole = if kept == 0 { 0 } else { self.ends[kept - 1] as u64 };
+        // Where this fails, too, a torn entry stays, which readers pass over.
+        if self.file.set_len(self.length + whole).is_err() {
+            self.length = self.file.metadata().map_or(self.length, |m| m.len());
+        } else {
+            self.length += whole;
+        }
+        (kept, error)
+    }
+
+    fn next_segment(&mut self) -> io::Result<()> {
+        (self.file, self.mark, self.length) = segment(&self.home, self.number + 1)?;
+        self.number += 1;
+        self.sync_directory()
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        if self.sync { File::open(&self.home.dir)?.sync_all() } else { Ok(()) }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.home.dir.join(name(self.number))
+    }
+
+    /// Where its entries end.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        Position { segment: self.number, offset: self.length }
+    }
+
+    /// Keeps what passed of an exchange that is still under way: its bodies hold what came since the last time.
+    ///
+    /// # Errors
+    /// When the disk is full or fails.
+    pub fn checkpoint(&mut self, entry: &Entry) -> io::Result<()> {
+        self.buffer.clear();
+        format::encode(entry, &NO_MARK, &mut self.buffer);
+        let mut options = OpenOptions::new();
+        options.append(true).create(true);
+        private(&mut options);
+        options.open(self.open_path(entry.exchange.id))?.write_all(&self.buffer)
+    }
+
+    /// Forgets what [`checkpoint`](Self::checkpoint) kept: the exchange has ended and was appended whole.
+    pub fn end_checkpoints(&self, id: ExchangeId) {
+        // Left behind, it costs a look at start: the exchange is in the record already.
+        drop(std::fs::remove_file(self.open_path(id)));
+    }
+
+    fn open_path(&self, id: ExchangeId) -> PathBuf {
+        self.home.dir.join("open").join(id.to_string())
+    }
+}
+
+fn name(number: u32) -> String {
+    format!("{number:08}.log")
+}
+
+fn segment(home: &WriterHome, number: u32) -> io::Result<(File, Mark, u64)> {
+    let mut mark = NO_MARK;
+    getrandom::fill(&mut mark).map_err(io::Error::other)?;
+    let mut options = OpenOptions::new();
+    options.append(true).create_new(true);
+    private(&mut options);
+    let path = home.dir.join(name(number));
+    let mut file = options.open(&path)?;
+    if let Err(error) = file.write_all(&[*format::MAGIC, mark].concat()) {
+        // It would be in the way of the next try.
+        drop(std::fs::remove_file(&path));
+        return Err(error);
+    }
+    Ok((file, mark, Segment::BEGINNING))
+}
+
+fn private(options: &mut OpenOptions) {
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
+    #[cfg(not(unix))]
+    let _ = options;
+}
