@@ -71,15 +71,18 @@ impl Parting {
         }
     }
 
+    /// Whether the end has begun.
+    pub(super) fn begun(&self) -> bool {
+        matches!(*self.phase.borrow(), Phase::Draining { .. })
+    }
+
     /// Tells the client with an answer that the connection ends with it, if it does.
     pub(super) fn mark<B>(&self, version: Version, response: &mut Response<B>) {
         if version == Version::HTTP_2 {
             if !self.multiplexed.swap(true, Ordering::Relaxed) {
                 self.found_multiplexed.notify_one();
             }
-        } else if matches!(*self.phase.borrow(), Phase::Draining { .. })
-            && response.status() != StatusCode::SWITCHING_PROTOCOLS
-        {
+        } else if self.begun() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
     }
