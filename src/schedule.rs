@@ -29,14 +29,15 @@ impl Nightly {
         Self { schedule, data: data.to_owned(), config_file: config_file.map(Path::to_owned) }
     }
 
-    /// Runs a night at each time until `stopping`. A night still under way then is ended; it resumes with the next.
-    pub async fn run(self, stopping: CancellationToken) {
+    /// Runs a night at each time until the schedule is `over`; a night under way then goes on, until `stopping`. One that
+    /// is ended resumes with the next.
+    pub async fn run(self, over: CancellationToken, stopping: CancellationToken) {
         loop {
             let Some(next) = self.schedule.upcoming(Local).next() else { return };
             // In short naps: a machine that was suspended, or whose clock was set, is noticed.
             while let Ok(left) = (next - Local::now()).to_std() {
                 tokio::select! {
-                    () = stopping.cancelled() => return,
+                    () = over.cancelled() => return,
                     () = tokio::time::sleep(left.min(NAP)) => {}
                 }
             }

@@ -1,6 +1,7 @@
 //! Logs to standard error, metrics for Prometheus.
 
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 
 use metrics::{Counter, Gauge, Histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -12,19 +13,46 @@ use crate::config::{self, LogFormat};
 const DURATION_BUCKETS: &[f64] =
     &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0];
 
+/// Sets the filter of the process's logs.
+type SetFilter = Box<dyn Fn(EnvFilter) + Send + Sync>;
+
+/// Logs are the process's, and so is their filter.
+static FILTER: OnceLock<SetFilter> = OnceLock::new();
+
 /// Sends logs to standard error. Does nothing when a subscriber is set already.
 pub fn start_logs(config: &config::Log) {
-    let directives = config::variable("REMORA_LOG").unwrap_or_else(|| config.filter.clone());
-    let filter = EnvFilter::try_new(&directives).unwrap_or_else(|_| EnvFilter::new("warn"));
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(filter(config))
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
-    let started = match config.format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
+    let (started, set): (_, SetFilter) = match config.format {
+        LogFormat::Text => {
+            let builder = builder.with_filter_reloading();
+            let handle = builder.reload_handle();
+            (builder.try_init(), Box::new(move |filter| drop(handle.reload(filter))))
+        }
+        LogFormat::Json => {
+            let builder = builder.json().with_filter_reloading();
+            let handle = builder.reload_handle();
+            (builder.try_init(), Box::new(move |filter| drop(handle.reload(filter))))
+        }
     };
-    drop(started);
+    if started.is_ok() {
+        drop(FILTER.set(set));
+    }
+}
+
+/// Lets other events through from now on.
+pub fn filter_logs(config: &config::Log) {
+    if let Some(set) = FILTER.get() {
+        set(filter(config));
+    }
+}
+
+/// `REMORA_LOG` overrides the setting.
+fn filter(config: &config::Log) -> EnvFilter {
+    let directives = config::variable("REMORA_LOG").unwrap_or_else(|| config.filter.clone());
+    EnvFilter::try_new(&directives).unwrap_or_else(|_| EnvFilter::new("warn"))
 }
 
 /// Every metric, registered once: recording one is an atomic operation, not a look-up.
@@ -64,6 +92,10 @@ pub struct Metrics {
     pub clusters_closed: Gauge,
     pub nights_done: Gauge,
     pub nights_failed: Gauge,
+    /// 1: the configuration in force is not the one in the file, which is wrong.
+    pub reload_failed: Gauge,
+    pub reloads_done: Counter,
+    pub reloads_failed: Counter,
 }
 
 /// The API of a request, as far as its path tells.
@@ -114,6 +146,8 @@ impl Metrics {
             describe();
             let lost =
                 |reason: &'static str| metrics::counter!("remora_exchanges_lost_total", "reason" => reason);
+            let reloads =
+                |result: &'static str| metrics::counter!("remora_config_reloads_total", "result" => result);
             let outcome = |label: &'static str| metrics::gauge!("remora_outcomes", "label" => label);
             let tokens = |kind: &'static str| metrics::gauge!("gen_ai_client_token_usage_total", "gen_ai_token_type" => kind);
             Self {
@@ -155,6 +189,9 @@ impl Metrics {
                 clusters_closed: metrics::gauge!("remora_clusters", "state" => "closed"),
                 nights_done: metrics::gauge!("remora_nights_total", "result" => "done"),
                 nights_failed: metrics::gauge!("remora_nights_total", "result" => "failed"),
+                reload_failed: metrics::gauge!("remora_config_reload_failed"),
+                reloads_done: reloads("done"),
+                reloads_failed: reloads("failed"),
             }
         });
         (metrics, recorder.handle())
@@ -223,5 +260,10 @@ fn describe() {
     metrics::describe_gauge!("remora_trajectories", "Trajectories in the store");
     metrics::describe_gauge!("remora_outcomes", "Trajectories by outcome");
     metrics::describe_gauge!("remora_clusters", "Failure clusters by state");
+    metrics::describe_gauge!(
+        "remora_config_reload_failed",
+        "1: the configuration file is wrong and an older one is in force"
+    );
+    metrics::describe_counter!("remora_config_reloads_total", "Reloads of the configuration by result");
     metrics::describe_gauge!("remora_nights_total", "Nights by result, over the whole store");
 }

@@ -115,6 +115,13 @@ impl Recorder {
         self.shared.interrupting.store(true, Ordering::Relaxed);
     }
 
+    /// Whether this is the only handle: no exchange is under way through it.
+    #[must_use]
+    pub fn is_unused(&self) -> bool {
+        // The worker's and this one.
+        Arc::strong_count(&self.shared) <= 2
+    }
+
     pub(super) fn interrupting(&self) -> bool {
         self.shared.interrupting.load(Ordering::Relaxed)
     }

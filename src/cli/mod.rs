@@ -160,8 +160,12 @@ impl Common {
     }
 
     fn load_quietly(&self) -> Result<Config, Failure> {
+        Ok(self.read()?)
+    }
+
+    fn read(&self) -> Result<Config, ConfigError> {
         let mut config = match self.config_file() {
-            Some(path) => Config::from_file(&path).map_err(|e| Failure::Usage(e.to_string()))?,
+            Some(path) => Config::from_file(&path)?,
             None => Config::default(),
         };
         if let Some(data) = &self.data {

@@ -10,6 +10,7 @@ mod load;
 mod proxy;
 mod retention;
 mod search;
+mod shutdown;
 mod units;
 mod upstream;
 
@@ -21,9 +22,10 @@ pub use capture::{Capture, Durability};
 pub use dream::{Dream, Review, parse_schedule};
 pub use environment::{prepare_environment, variable};
 pub use load::{ConfigError, Problem};
-pub use proxy::{Dashboard, Log, LogFormat, Shutdown, Trajectories};
+pub use proxy::{Dashboard, Log, LogFormat, Trajectories};
 pub use retention::Retention;
 pub use search::{Embedder, Fetch, Onnx, Search};
+pub use shutdown::Shutdown;
 pub use units::Span;
 pub use upstream::{ForwardProxy, Http2, Route, Upstream, UpstreamProxy, check_proxy};
 

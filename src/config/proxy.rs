@@ -26,20 +26,6 @@ pub struct Dashboard {
     pub allowed_hosts: Vec<String>,
 }
 
-/// `shutdown:` — what SIGTERM and Ctrl-C wait for.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Shutdown {
-    /// Running exchanges may finish within this time.
-    pub grace: Span,
-}
-
-impl Default for Shutdown {
-    fn default() -> Self {
-        Self { grace: Span::secs(30) }
-    }
-}
-
 /// `log:` — what goes to standard error.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -65,7 +65,8 @@ pub enum ForwardProxyError {
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(60);
 
 impl ForwardProxy {
-    /// What the configuration asks for; none where the mode is off. `own` are the ports that Remora listens on.
+    /// What the configuration asks for; none where the mode is off. `own` are the ports that Remora listens on; `open`
+    /// counts connections within connections, also of those that this one replaces.
     ///
     /// # Errors
     /// When the local authority or an upstream cannot be set up.
@@ -75,6 +76,7 @@ impl ForwardProxy {
         own: &[u16],
         setup: Setup,
         tasks: Tasks,
+        open: TaskTracker,
         metrics: Metrics,
     ) -> Result<Option<Self>, ForwardProxyError> {
         let section = &config.forward_proxy;
@@ -107,7 +109,7 @@ impl ForwardProxy {
         }
         let authority = Authority::open(folder, &section.host_names())?;
         let gate = Gate::new(section, &config.upstream, own, setup);
-        Ok(Some(Self { listed, authority, gate, tasks, open: TaskTracker::new(), metrics }))
+        Ok(Some(Self { listed, authority, gate, tasks, open, metrics }))
     }
 
     /// The certificate that apps are to trust.

@@ -5,12 +5,14 @@
 //!
 //! Always true: nothing is parsed before it is forwarded, but for the model's name where a route asks for it; only
 //! headers of one hop, `Host` and `x-remora-*` change; a client that goes away cancels the upstream; an upstream that
-//! breaks off is seen as a break by the client; what follows a change of protocol passes unread.
+//! breaks off is seen as a break by the client; what follows a change of protocol passes unread; a request is answered
+//! under the settings that were in force when it came.
 
 mod authority;
 mod blind;
 mod client_stream;
 mod connect;
+mod drain;
 mod feedback;
 mod forward;
 mod headers;
@@ -29,6 +31,7 @@ mod upgrade;
 mod upload;
 
 pub use client_stream::ClientStream;
+pub use drain::Phase;
 pub use feedback::FeedbackDesk;
 pub use forward::Forwarder;
 pub use line::{Line, Tunnels};

@@ -17,8 +17,12 @@ mod lifecycle;
 mod pool;
 mod protocols;
 mod proxies;
+mod reload;
+mod restart;
 mod routes;
 mod storage;
+#[cfg(target_os = "linux")]
+mod service_manager;
 mod tls;
 mod transparency;
 mod uploads;

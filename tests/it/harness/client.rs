@@ -18,6 +18,8 @@ pub struct Answer {
     pub body: Vec<u8>,
     /// Whether the body ended as its framing promised.
     pub whole: bool,
+    /// Whether the connection ends with it.
+    pub closes: bool,
 }
 
 impl Connection {
@@ -138,6 +140,7 @@ impl Connection {
                 l.split_once(':').filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.trim())
             })
         };
+        let closes = field("connection").is_some_and(|c| c.eq_ignore_ascii_case("close"));
         let (body, whole) = if field("transfer-encoding").is_some() {
             self.chunks().await
         } else {
@@ -147,7 +150,7 @@ impl Connection {
             let n = length.min(self.buffer.len());
             (self.buffer.drain(..n).collect(), whole)
         };
-        Answer { status, body, whole }
+        Answer { status, body, whole, closes }
     }
 
     async fn more(&mut self) -> bool {

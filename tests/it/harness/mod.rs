@@ -9,7 +9,7 @@ mod upstream;
 
 pub use client::{Answer, Connection};
 pub use connect::{ConnectProxy, tls_over, tunnel};
-pub use process::{Process, remora, with_data};
+pub use process::{Launch, Process, remora, with_data};
 pub use sidecar::Sidecar;
 pub use tls::{Authority, Offer, Part, Peer};
 pub use upstream::{Gate, Piece, Request, Upstream};

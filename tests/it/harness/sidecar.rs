@@ -1,6 +1,7 @@
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
-use remora::app::App;
+use remora::app::{App, Setup};
 use remora::config::Config;
 use remora::model::Exchange;
 use remora::store::{DataDir, Store};
@@ -14,6 +15,8 @@ pub struct Sidecar {
     pub admin: String,
     pub dir: tempfile::TempDir,
     store: Store,
+    /// What a reload reads.
+    settings: Arc<Mutex<Config>>,
 }
 
 impl Sidecar {
@@ -39,9 +42,13 @@ impl Sidecar {
         // A test must not depend on how fast the disk is.
         config.capture.ack_timeout = remora::config::Span::secs(20);
         change(&mut config);
-        let app = App::start(&config, None).await.expect("it starts");
+        let settings = Arc::new(Mutex::new(config.clone()));
+        let read = settings.clone();
+        let load = move || read.lock().expect("no test panics here").clone().checked("the test");
+        let setup = Setup { load: Some(Box::new(load)), ..Setup::default() };
+        let app = App::launch(&config, setup, None).await.expect("it starts");
         let store = Store::open(&DataDir::new(dir.path())).expect("the store opens beside it");
-        Self { proxy: app.proxy_url(), admin: app.admin_url(), app: Some(app), dir, store }
+        Self { proxy: app.proxy_url(), admin: app.admin_url(), app: Some(app), dir, store, settings }
     }
 
     pub fn path(&self) -> &Path {
@@ -91,6 +98,12 @@ impl Sidecar {
     /// Waits until `n` exchanges are recorded: for those whose end no client waits for.
     pub async fn recorded(&self, n: usize) -> Vec<Exchange> {
         until("exchanges to be recorded", || Some(self.exchanges()).filter(|all| all.len() >= n)).await
+    }
+
+    /// Changes the settings and has them read anew.
+    pub async fn reload(&self, change: impl FnOnce(&mut Config)) {
+        change(&mut self.settings.lock().expect("no test panics here"));
+        self.app.as_ref().expect("it runs").reload().await;
     }
 
     pub async fn stop(&mut self) {

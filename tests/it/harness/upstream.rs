@@ -29,6 +29,8 @@ pub enum Piece {
     Send(Vec<u8>),
     /// Waits until the test opens the gate.
     Wait(Gate),
+    /// Takes its time, as a model does.
+    Pause(std::time::Duration),
     /// Closes the connection.
     Cut,
     /// Closes it with a reset (RST).
@@ -126,6 +128,7 @@ async fn converse(
                     }
                 }
                 Piece::Wait(gate) => gate.opened().await,
+                Piece::Pause(span) => tokio::time::sleep(span).await,
                 Piece::Cut => return,
                 Piece::Reset => {
                     stream.set_zero_linger().expect("a socket");
