@@ -122,7 +122,7 @@ mod tests {
         db.execute_batch(
             "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)
              INSERT INTO exchange SELECT i, randomblob(16), 't', '', '', 1, NULL, 'POST', '/', '', hex(zeroblob(200)),
-                 NULL, 200, 'complete', NULL, i, NULL, NULL, i, '2026-11-' || (10 + i % 2), 1, x'', 0, 1, x'', 0 FROM n",
+                 NULL, 200, 'complete', NULL, i, NULL, NULL, i, '2026-11-' || (10 + i / 1501), 1, x'', 0, 1, x'', 0 FROM n",
         )
         .expect("rows");
         drop(db);

@@ -199,6 +199,7 @@ async fn assembling_twice_or_from_two_sides_changes_nothing() {
     for i in 0..100 {
         desk.ask("", &[user(&format!("task {i}"))], assistant("ok"), &format!("r{i}")).await;
     }
+    desk.sidecar.recorded(100).await;
     let stores: Vec<_> = (0..3)
         .map(|_| {
             remora::store::Store::open(&remora::store::DataDir::new(desk.sidecar.path())).expect("it opens")
