@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use crate::capture::{Recorder, Redactor};
 use crate::config::Config;
 use crate::model::Micros;
-use crate::proxy::{FeedbackDesk, Forwarder, Proxy};
+use crate::proxy::{FeedbackDesk, Forwarder, Front, Proxy, TlsError};
 use crate::store::{DataDir, RecordWriter, Store, StoreError};
 use crate::tasks::{self, Tasks};
 use crate::telemetry::Metrics;
@@ -28,6 +28,8 @@ pub enum AppError {
     Fingerprints { path: PathBuf, source: std::io::Error },
     #[error(transparent)]
     Upstream(#[from] SetupError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("cannot start the recorder's thread: {0}")]
     Thread(std::io::Error),
     #[error("{path}: cannot write the ready file: {source}", path = path.display())]
@@ -38,6 +40,7 @@ pub enum AppError {
 #[must_use = "stop it to end in order"]
 pub struct App {
     proxy: SocketAddr,
+    scheme: &'static str,
     admin: SocketAddr,
     tasks: Tasks,
     recorder: Option<Recorder>,
@@ -74,6 +77,8 @@ impl App {
         let store = Store::open(&dir)?;
         let tasks = Tasks::new();
         let (metrics, prometheus) = Metrics::register();
+        let front = Front::build(config.tls.as_ref(), &config.limits, &metrics.clients)?;
+        let scheme = front.scheme();
         let recorder =
             if config.capture.enabled { Some(start_recorder(config, &dir, &metrics, &tasks)?) } else { None };
 
@@ -84,7 +89,7 @@ impl App {
             FeedbackDesk::new(store.clone()),
             metrics.clone(),
         );
-        let server = Proxy::new(proxy_listener, forwarder, tasks.clone(), config.shutdown.grace.0);
+        let server = Proxy::new(proxy_listener, forwarder, front, tasks.clone(), config.shutdown.grace.0);
         let (drained_tx, drained) = watch::channel(());
         tasks.spawn("proxy", async move {
             server.run().await;
@@ -119,13 +124,13 @@ impl App {
             let night = schedule::Nightly::new(line, dir.path(), config_file);
             tasks.spawn("schedule", night.run(tasks.stopping()));
         }
-        Ok(Self { proxy, admin, tasks, recorder, ready, drained, grace: config.shutdown.grace.0 })
+        Ok(Self { proxy, scheme, admin, tasks, recorder, ready, drained, grace: config.shutdown.grace.0 })
     }
 
     /// Where apps connect.
     #[must_use]
     pub fn proxy_url(&self) -> String {
-        format!("http://{}", self.proxy)
+        format!("{}://{}", self.scheme, self.proxy)
     }
 
     /// Where the dashboard is.

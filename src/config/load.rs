@@ -132,6 +132,7 @@ impl Config {
                 wrong(path, "must be longer than nothing".into());
             }
         }
+        self.limits.check(&mut wrong);
         if self.capture.memory < self.capture.max_body {
             wrong(
                 "capture.memory",

@@ -4,9 +4,9 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body, Incoming};
 
-use super::FeedbackDesk;
 use super::headers::{remove_hop_headers, remove_remora_headers, scope_of};
 use super::respond::{self, InFlight, ProxyBody};
+use super::{ClientBody, FeedbackDesk, Slow, limits};
 use crate::capture::{Flight, Head, Recorder, RequestTee, ResponseTee};
 use crate::model::Ended;
 use crate::telemetry::Metrics;
@@ -14,7 +14,7 @@ use crate::upstream::{HttpUpstream, UpstreamError};
 
 /// Answers requests: forwards them, with a copy to the recorder.
 pub struct Forwarder {
-    upstream: HttpUpstream<RequestTee<Incoming>>,
+    upstream: HttpUpstream<RequestTee<ClientBody>>,
     /// None: capture is switched off.
     recorder: Option<Recorder>,
     skip_paths: Arc<[String]>,
@@ -28,7 +28,7 @@ const OWN_PATHS: &str = "/remora/";
 impl Forwarder {
     #[must_use]
     pub fn new(
-        upstream: HttpUpstream<RequestTee<Incoming>>,
+        upstream: HttpUpstream<RequestTee<ClientBody>>,
         recorder: Option<Recorder>,
         skip_paths: &[String],
         feedback: FeedbackDesk,
@@ -38,7 +38,7 @@ impl Forwarder {
     }
 
     /// Answers one request that came over the connection numbered `connection`.
-    pub async fn answer(&self, request: Request<Incoming>, connection: i64) -> Response<ProxyBody> {
+    pub async fn answer(&self, request: Request<ClientBody>, connection: i64) -> Response<ProxyBody> {
         let path = request.uri().path();
         if path == FeedbackDesk::PATH {
             return own(self.feedback.take(request).await);
@@ -106,6 +106,11 @@ impl Forwarder {
         in_flight: InFlight,
     ) -> Response<ProxyBody> {
         let (mut parts, body) = response.into_parts();
+        if parts.version < Version::HTTP_2
+            && let Some(reason) = limits::ambiguous(&parts.headers)
+        {
+            return Self::ambiguous(reason, flight).await;
+        }
         if let Some(flight) = &mut flight {
             flight.response_head(parts.status.as_u16(), parts.headers.clone());
         }
@@ -117,8 +122,37 @@ impl Forwarder {
         Response::from_parts(parts, ProxyBody::Upstream(body, in_flight))
     }
 
+    /// Passing it on could make the client take a part of one answer for the beginning of another.
+    async fn ambiguous(reason: &str, flight: Option<Flight>) -> Response<ProxyBody> {
+        let message = format!("Remora: nobody can tell where the upstream's answer ends: {reason}");
+        let response =
+            respond::error(StatusCode::BAD_GATEWAY, "upstream_error", "ambiguous_answer", &message);
+        if let Some(mut flight) = flight {
+            flight.response_head(response.status().as_u16(), response.headers().clone());
+            flight.response_frame(response.body());
+            flight.finish_safely(Ended::UpstreamReset, Some(message)).await;
+        }
+        own(response)
+    }
+
+    /// The client did not send what it announced; it may still be there to hear of it.
+    async fn slow(slow: Slow, flight: Option<Flight>) -> Response<ProxyBody> {
+        let message = format!("Remora: {slow}");
+        let response =
+            respond::error(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", "slow_request", &message);
+        if let Some(mut flight) = flight {
+            flight.response_head(response.status().as_u16(), response.headers().clone());
+            flight.response_frame(response.body());
+            flight.finish_safely(Ended::ClientCancelled, Some(slow.to_string())).await;
+        }
+        own(response)
+    }
+
     /// What the client is told is recorded as the response; how it came about, as the way it ended.
     async fn fail(error: &UpstreamError, flight: Option<Flight>) -> Response<ProxyBody> {
+        if let Some(late) = Slow::behind(error) {
+            return Self::slow(late, flight).await;
+        }
         let response = respond::upstream_error(error);
         if let Some(mut flight) = flight {
             if flight.request_broke_off() {

@@ -60,6 +60,17 @@ impl Connection {
         self.buffer.clone()
     }
 
+    /// Sends as far as the other side takes it.
+    pub async fn try_send(&mut self, bytes: &[u8]) -> bool {
+        self.stream.write_all(bytes).await.is_ok()
+    }
+
+    /// Everything that comes until the other side closes.
+    pub async fn rest(&mut self) -> Vec<u8> {
+        while self.more().await {}
+        std::mem::take(&mut self.buffer)
+    }
+
     /// Sends a POST and reads its answer; none when the other side closed before the answer was whole.
     pub async fn try_post(&mut self, path: &str, body: &[u8]) -> Option<Answer> {
         let head = format!("POST {path} HTTP/1.1\r\nHost: remora\r\nContent-Length: {}\r\n\r\n", body.len());

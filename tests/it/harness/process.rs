@@ -19,14 +19,20 @@ pub fn with_data<'a>(arguments: &[&'a str], data: &'a Path) -> Vec<&'a str> {
 pub struct Process {
     child: Child,
     pub proxy: String,
+    pub admin: String,
 }
 
 impl Process {
     /// Starts it and waits until it listens. `scratch` holds its configuration and its ready file.
     pub async fn start(upstream: &str, data: &Path, scratch: &Path) -> Self {
+        Self::configured(upstream, data, scratch, "").await
+    }
+
+    /// As [`start`](Self::start), with further sections of the configuration.
+    pub async fn configured(upstream: &str, data: &Path, scratch: &Path, more: &str) -> Self {
         let (config, ready) = (scratch.join("remora.yaml"), scratch.join("ready.json"));
         // A test must not depend on how fast the disk is.
-        let yaml = "capture:\n  ack_timeout: 20s\ndream:\n  schedule: null\n";
+        let yaml = format!("capture:\n  ack_timeout: 20s\ndream:\n  schedule: null\n{more}");
         std::fs::write(&config, yaml).expect("the configuration is written");
         drop(std::fs::remove_file(&ready));
         let child = Command::new(env!("CARGO_BIN_EXE_remora"))
@@ -38,7 +44,7 @@ impl Process {
             .spawn()
             .expect("the binary runs");
         // From here on a failing test leaves no process behind.
-        let mut process = Self { child, proxy: String::new() };
+        let mut process = Self { child, proxy: String::new(), admin: String::new() };
         let found = until("the process to listen", || {
             let ended = process.child.try_wait().expect("it can be asked");
             assert!(ended.is_none(), "it ended at the start: {ended:?}");
@@ -48,7 +54,19 @@ impl Process {
         .await;
         let found: serde_json::Value = serde_json::from_slice(&found).expect("JSON");
         process.proxy = found["proxy"].as_str().expect("a URL").to_owned();
+        process.admin = found["admin"].as_str().expect("a URL").to_owned();
         process
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A line of `/proc/<id>/status` in KiB: `VmRSS` is what it holds now, `VmHWM` the most it ever held.
+    pub fn kib(&self, line: &str) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).expect("it runs");
+        let line = status.lines().find(|l| l.starts_with(line)).expect("the line is there");
+        line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number of KiB")
     }
 
     /// SIGKILL: nothing of it runs any more when this returns.
