@@ -76,7 +76,8 @@ pub struct ClientMetrics {
 
 impl ClientMetrics {
     fn register() -> Self {
-        let cut = |reason: &'static str| metrics::counter!("remora_connections_cut_total", "reason" => reason);
+        let cut =
+            |reason: &'static str| metrics::counter!("remora_connections_cut_total", "reason" => reason);
         let refused =
             |reason: &'static str| metrics::counter!("remora_requests_refused_total", "reason" => reason);
         let reloads =
@@ -202,7 +203,10 @@ fn describe() {
         "remora_connections_cut_total",
         "Client connections ended because a limit was passed"
     );
-    metrics::describe_counter!("remora_requests_refused_total", "Requests refused before they were forwarded");
+    metrics::describe_counter!(
+        "remora_requests_refused_total",
+        "Requests refused before they were forwarded"
+    );
     metrics::describe_counter!(
         "remora_certificate_reloads_total",
         "Times that changed certificate files were read"

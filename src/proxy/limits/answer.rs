@@ -32,13 +32,13 @@ mod tests {
         let judge = |pairs: &[(&str, &str)]| {
             let map: HeaderMap = pairs
                 .iter()
-                .map(|(n, v)| {
-                    (n.parse::<header::HeaderName>().expect("a name"), v.parse().expect("a value"))
-                })
+                .map(|(n, v)| (n.parse::<header::HeaderName>().expect("a name"), v.parse().expect("a value")))
                 .collect();
             ambiguous(&map).is_none()
         };
-        assert!(judge(&[]) && judge(&[("content-length", "3")]) && judge(&[("transfer-encoding", "Chunked")]));
+        assert!(
+            judge(&[]) && judge(&[("content-length", "3")]) && judge(&[("transfer-encoding", "Chunked")])
+        );
         assert!(!judge(&[("content-length", "3"), ("content-length", "3")]));
         assert!(!judge(&[("content-length", "3, 3")]));
         assert!(!judge(&[("content-length", "3"), ("transfer-encoding", "chunked")]));

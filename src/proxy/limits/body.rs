@@ -128,9 +128,8 @@ mod tests {
 
     #[test]
     fn a_slow_client_is_found_behind_other_errors() {
-        let error: Box<dyn std::error::Error> = Box::new(std::io::Error::other(BodyError::Slow(Slow(
-            Duration::from_secs(1),
-        ))));
+        let error: Box<dyn std::error::Error> =
+            Box::new(std::io::Error::other(BodyError::Slow(Slow(Duration::from_secs(1)))));
         assert!(Slow::behind(error.as_ref()).is_some());
         assert!(Slow::behind(&std::io::Error::other("else")).is_none());
     }

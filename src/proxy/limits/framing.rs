@@ -63,10 +63,19 @@ enum State {
 /// Where in a chunked body (RFC 9112 §7.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Chunk {
-    Size { value: u64, digits: bool },
-    Extension { value: u64 },
-    SizeLf { value: u64 },
-    Data { left: u64 },
+    Size {
+        value: u64,
+        digits: bool,
+    },
+    Extension {
+        value: u64,
+    },
+    SizeLf {
+        value: u64,
+    },
+    Data {
+        left: u64,
+    },
     DataCr,
     DataLf,
     /// At the beginning of a line of trailers.
@@ -198,8 +207,7 @@ impl Framing {
             self.stop();
             return;
         }
-        let judged =
-            if head.len() > self.size { Err(Flaw::TooLarge) } else { body_of(head, self.headers) };
+        let judged = if head.len() > self.size { Err(Flaw::TooLarge) } else { body_of(head, self.headers) };
         match judged {
             Ok(state) => {
                 self.heads = self.heads.wrapping_add(1);
@@ -406,8 +414,17 @@ mod tests {
 
     #[test]
     fn broken_chunks_are_flaws() {
-        for body in ["x\r\n", "\r\n", "3\nabc\r\n", "3\r\nabcd\r\n", "3\r\nabc\n", "0\r\n\n", "fffffffffffffffff\r\n", "-1\r\n", "3;a\nb\r\n"]
-        {
+        for body in [
+            "x\r\n",
+            "\r\n",
+            "3\nabc\r\n",
+            "3\r\nabcd\r\n",
+            "3\r\nabc\n",
+            "0\r\n\n",
+            "fffffffffffffffff\r\n",
+            "-1\r\n",
+            "3;a\nb\r\n",
+        ] {
             let mut all = head("Transfer-Encoding: chunked\r\n");
             all.extend_from_slice(body.as_bytes());
             assert_eq!(read(&[&all]).flaw(), Some(Flaw::Chunk), "{body:?}");

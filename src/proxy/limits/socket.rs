@@ -39,7 +39,7 @@ enum Awaited {
     /// HTTP/2: leave to send more.
     Window,
     /// HTTP/2: nothing in particular while answers are under way. Looked at now and then, for nobody tells the socket
-    /// when the last of them has ended.
+    /// when one of them is stuck or the last of them has ended.
     Nothing,
 }
 
@@ -101,7 +101,9 @@ impl<S, C: AsRef<Session>> Guarded<S, C> {
                     Awaited::Request => (since + self.terms.keep_alive, Late::Request),
                     Awaited::Rest => (since + self.terms.header_timeout, Late::Rest),
                     Awaited::Window => (since + self.terms.write_timeout, Late::Reader),
-                    Awaited::Nothing => (since + self.terms.keep_alive, Late::Request),
+                    Awaited::Nothing => {
+                        (since + self.terms.keep_alive.min(self.terms.write_timeout), Late::Request)
+                    }
                 },
                 (None, None) => return None,
             };
@@ -186,11 +188,7 @@ fn timed_out(what: &'static str) -> io::Error {
 }
 
 impl<S: AsyncRead + Unpin, C: AsRef<Session>> AsyncRead for Guarded<S, C> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
         match Pin::new(&mut this.inner).poll_read(cx, buf) {
