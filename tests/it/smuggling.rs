@@ -123,7 +123,7 @@ const REQUESTS: &[(&str, &[u8], Outcome)] = &[
     ("two hosts in one", b"GET /first HTTP/1.1\r\nHost: x, y\r\n\r\n", Refused(400)),
     ("lines that end with LF", b"GET /first HTTP/1.1\nHost: x\n\n", Refused(400)),
     ("a head that ends with LF", b"GET /first HTTP/1.1\r\nHost: x\r\n\n", Refused(400)),
-    ("another host in the target", b"GET http://other/first HTTP/1.1\r\nHost: x\r\n\r\n", Refused(405)),
+    ("another host in the target", b"GET http://other/first HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", Refused(405)),
     ("two spaces", b"GET  /first HTTP/1.1\r\nHost: x\r\n\r\n", Refused(400)),
     ("a space in the target", b"GET /first second HTTP/1.1\r\nHost: x\r\n\r\n", Refused(400)),
     ("a tab for a space", b"GET\t/first HTTP/1.1\r\nHost: x\r\n\r\n", Refused(400)),

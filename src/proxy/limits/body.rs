@@ -128,8 +128,11 @@ mod tests {
 
     #[test]
     fn a_slow_client_is_found_behind_other_errors() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("the request failed")]
+        struct Failed(#[source] BodyError);
         let error: Box<dyn std::error::Error> =
-            Box::new(std::io::Error::other(BodyError::Slow(Slow(Duration::from_secs(1)))));
+            Box::new(Failed(BodyError::Slow(Slow(Duration::from_secs(1)))));
         assert!(Slow::behind(error.as_ref()).is_some());
         assert!(Slow::behind(&std::io::Error::other("else")).is_none());
     }
