@@ -59,6 +59,7 @@ fn filter(config: &config::Log) -> EnvFilter {
 #[derive(Clone)]
 pub struct Metrics {
     pub in_flight: Gauge,
+    pub clients: ClientMetrics,
     /// By [`ApiLabel`] and class of status (index 0: no response, 1: 1xx, … 5: 5xx).
     requests: [[Counter; 6]; ApiLabel::ALL.len()],
     pub duration: Histogram,
@@ -96,6 +97,50 @@ pub struct Metrics {
     pub reload_failed: Gauge,
     pub reloads_done: Counter,
     pub reloads_failed: Counter,
+}
+
+/// What happens to clients' connections.
+#[derive(Clone, Debug)]
+pub struct ClientMetrics {
+    pub connections: Gauge,
+    /// Times that no more were accepted because there were as many as may be.
+    pub full: Counter,
+    pub accept_failed: Counter,
+    pub handshakes_failed: Counter,
+    pub late_heads: Counter,
+    pub slow_bodies: Counter,
+    pub slow_readers: Counter,
+    /// Requests answered with an error before anything of them was forwarded.
+    pub ambiguous: Counter,
+    pub malformed: Counter,
+    pub heads_too_large: Counter,
+    pub certificates_loaded: Counter,
+    pub certificates_refused: Counter,
+}
+
+impl ClientMetrics {
+    fn register() -> Self {
+        let cut =
+            |reason: &'static str| metrics::counter!("remora_connections_cut_total", "reason" => reason);
+        let refused =
+            |reason: &'static str| metrics::counter!("remora_requests_refused_total", "reason" => reason);
+        let reloads =
+            |result: &'static str| metrics::counter!("remora_certificate_reloads_total", "result" => result);
+        Self {
+            connections: metrics::gauge!("remora_connections"),
+            full: metrics::counter!("remora_connections_full_total"),
+            accept_failed: metrics::counter!("remora_accept_failed_total"),
+            handshakes_failed: cut("tls_handshake"),
+            late_heads: cut("header_timeout"),
+            slow_bodies: cut("body_timeout"),
+            slow_readers: cut("write_timeout"),
+            ambiguous: refused("ambiguous"),
+            malformed: refused("malformed"),
+            heads_too_large: refused("headers_too_large"),
+            certificates_loaded: reloads("loaded"),
+            certificates_refused: reloads("refused"),
+        }
+    }
 }
 
 /// The API of a request, as far as its path tells.
@@ -152,6 +197,7 @@ impl Metrics {
             let tokens = |kind: &'static str| metrics::gauge!("gen_ai_client_token_usage_total", "gen_ai_token_type" => kind);
             Self {
                 in_flight: metrics::gauge!("remora_in_flight"),
+                clients: ClientMetrics::register(),
                 requests: ApiLabel::ALL.map(|api| {
                     ["none", "1xx", "2xx", "3xx", "4xx", "5xx"].map(|class| {
                         metrics::counter!("remora_requests_total", "api" => api.as_str(), "status_class" => class)
@@ -206,6 +252,27 @@ impl Metrics {
 
 fn describe() {
     metrics::describe_gauge!("remora_in_flight", "Requests being proxied now");
+    metrics::describe_gauge!("remora_connections", "Open client connections");
+    metrics::describe_counter!(
+        "remora_connections_full_total",
+        "Times that accepting paused because limits.connections were open"
+    );
+    metrics::describe_counter!(
+        "remora_accept_failed_total",
+        "Connections that could not be accepted, for want of file descriptors or memory"
+    );
+    metrics::describe_counter!(
+        "remora_connections_cut_total",
+        "Client connections ended because a limit was passed"
+    );
+    metrics::describe_counter!(
+        "remora_requests_refused_total",
+        "Requests refused before they were forwarded"
+    );
+    metrics::describe_counter!(
+        "remora_certificate_reloads_total",
+        "Times that changed certificate files were read"
+    );
     metrics::describe_counter!("remora_requests_total", "Finished requests by API and class of status");
     metrics::describe_histogram!(
         "remora_request_duration_seconds",

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use crate::config::ConfigError;
-use crate::proxy::ForwardProxyError;
+use crate::proxy::{ForwardProxyError, TlsError};
 use crate::store::StoreError;
 use crate::upstream::SetupError;
 
@@ -28,6 +28,8 @@ pub enum AppError {
     ForwardProxy(#[from] ForwardProxyError),
     #[error(transparent)]
     Upstream(#[from] SetupError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("cannot start the recorder's thread: {0}")]
     Thread(std::io::Error),
     #[error("{path}: cannot write the ready file: {source}", path = path.display())]

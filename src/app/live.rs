@@ -17,7 +17,7 @@ use super::{AppError, Notifier, jobs};
 use crate::capture::{self, Recorder, Redactor};
 use crate::config::{Config, ConfigError};
 use crate::dashboard;
-use crate::proxy::{FeedbackDesk, ForwardProxy, Forwarder, Routes};
+use crate::proxy::{FeedbackDesk, ForwardProxy, Forwarder, Front, Routes};
 use crate::store::{RecordWriter, Store};
 use crate::tasks::{self, Tasks};
 use crate::telemetry::{self, Metrics};
@@ -32,6 +32,7 @@ const TAKE_EFFECT: &[&str] = &[
     "upstream",
     "routes",
     "forward_proxy",
+    "limits",
     "capture",
     "retention",
     "trajectories",
@@ -51,6 +52,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct Fixed {
     /// Where apps connect, and where the dashboard is.
     pub own: [SocketAddr; 2],
+    pub front: Front,
     /// Connections within connections.
     pub tunnels: TaskTracker,
     pub store: Store,
@@ -196,6 +198,9 @@ impl Live {
         // Always a new one: files that it names may have changed.
         let forwarder = self.fixed.forwarder(&config, recorder.clone(), self.desk.clone())?;
 
+        self.fixed.front.reload()?;
+
+        self.fixed.front.set_limits(&config.limits);
         self.forwarder.store(Arc::new(forwarder));
         self.pages.store(Arc::new(self.fixed.pages(&config)));
         telemetry::filter_logs(&config.log);
@@ -268,6 +273,7 @@ impl Fixed {
             &self.store.dir().authority(),
             &self.own.map(|address| address.port()),
             setup,
+            self.front.clone(),
             self.tasks.clone(),
             self.tunnels.clone(),
             self.metrics.clone(),

@@ -27,7 +27,7 @@ use tokio_util::task::TaskTracker;
 use tower_service::Service as _;
 
 use crate::config::{Config, Span};
-use crate::proxy::{Phase, Proxy};
+use crate::proxy::{Front, Phase, Proxy};
 use crate::store::{DataDir, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
@@ -47,6 +47,7 @@ pub use successor::Successor;
 #[must_use = "stop it to end in order"]
 pub struct App {
     proxy: SocketAddr,
+    scheme: &'static str,
     admin: SocketAddr,
     tasks: Tasks,
     live: Arc<Live>,
@@ -140,10 +141,13 @@ impl App {
         metrics.quarantined.set(store.quarantined() as f64);
         let upkeep = prometheus.clone();
         jobs::every(&tasks, "metrics", UPKEEP_EVERY, &tasks.stopping(), move || upkeep.run_upkeep());
+        let front = Front::build(config.tls.as_ref(), &config.limits, &metrics.clients)?;
+        let scheme = front.scheme();
         let live = Arc::new(Live::build(
             config,
             Fixed {
                 own: [proxy, admin],
+                front: front.clone(),
                 tunnels: TaskTracker::new(),
                 store,
                 metrics,
@@ -157,8 +161,8 @@ impl App {
         )?);
 
         let (drained_tx, drained) = watch::channel(());
-        let server =
-            Proxy::new(proxy_listener, live.forwarder.clone(), tasks.clone(), gates.phase.subscribe());
+        let phase = gates.phase.subscribe();
+        let server = Proxy::new(proxy_listener, live.forwarder.clone(), front, tasks.clone(), phase);
         tasks.spawn("proxy", async move {
             server.run().await;
             drop(drained_tx);
@@ -178,6 +182,7 @@ impl App {
         });
         Ok(Self {
             proxy,
+            scheme,
             admin,
             tasks,
             live,
@@ -264,7 +269,7 @@ impl App {
     /// Where apps connect.
     #[must_use]
     pub fn proxy_url(&self) -> String {
-        format!("http://{}", self.proxy)
+        format!("{}://{}", self.scheme, self.proxy)
     }
 
     /// Where the dashboard is.

@@ -117,6 +117,7 @@ impl Config {
         if self.trajectories.every.is_some_and(|span| span.0.is_zero()) {
             wrong("trajectories.every", "must be longer than nothing".into());
         }
+        self.limits.check(&mut wrong);
         if self.capture.memory < self.capture.max_body {
             wrong(
                 "capture.memory",

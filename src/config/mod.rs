@@ -6,6 +6,7 @@
 mod capture;
 mod dream;
 mod environment;
+mod listener;
 mod load;
 mod proxy;
 mod retention;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 pub use capture::{Capture, Durability};
 pub use dream::{Dream, Review, parse_schedule};
 pub use environment::{prepare_environment, variable};
+pub use listener::{Limits, Tls};
 pub use load::{ConfigError, Problem};
 pub use proxy::{Dashboard, Log, LogFormat, Trajectories};
 pub use retention::Retention;
@@ -37,6 +39,10 @@ pub struct Config {
     pub listen: String,
     /// Where the dashboard, health and metrics answer.
     pub admin: String,
+    /// TLS for apps; null: plain HTTP.
+    pub tls: Option<Tls>,
+    /// What a client may take.
+    pub limits: Limits,
     /// The data directory; null: the platform's.
     pub data: Option<PathBuf>,
     pub upstream: Upstream,
@@ -59,6 +65,8 @@ impl Default for Config {
         Self {
             listen: "127.0.0.1:4141".into(),
             admin: "127.0.0.1:4142".into(),
+            tls: None,
+            limits: Limits::default(),
             data: None,
             upstream: Upstream::default(),
             routes: Vec::new(),

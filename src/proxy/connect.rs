@@ -6,15 +6,12 @@
 //! Always true: a blind tunnel is never looked into; it leads neither to ports that are not allowed, nor to this machine
 //! unless that is allowed, nor ever to Remora itself; `Proxy-Authorization` goes nowhere.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::{Authority as HostPort, Scheme};
 use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio_rustls::TlsAcceptor;
@@ -25,8 +22,10 @@ use super::blind::{Gate, Refusal, pipe};
 use super::line::{Line, Tunnels};
 use super::respond::{self, ProxyBody};
 use super::route::{Otherwise, Upstream};
+use super::serve::serve;
 use super::turn::Turn;
-use super::{Forwarder, listener};
+use super::wire::Wire;
+use super::{ClientBody, Forwarder, Front};
 use crate::config::{self, Config};
 use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
@@ -37,6 +36,7 @@ pub struct ForwardProxy {
     listed: Vec<Arc<Listed>>,
     authority: Authority,
     gate: Gate,
+    front: Front,
     tasks: Tasks,
     /// Connections within connections, which the listener does not see.
     open: TaskTracker,
@@ -75,6 +75,7 @@ impl ForwardProxy {
         folder: &std::path::Path,
         own: &[u16],
         setup: Setup,
+        front: Front,
         tasks: Tasks,
         open: TaskTracker,
         metrics: Metrics,
@@ -109,7 +110,7 @@ impl ForwardProxy {
         }
         let authority = Authority::open(folder, &section.host_names())?;
         let gate = Gate::new(section, &config.upstream, own, setup);
-        Ok(Some(Self { listed, authority, gate, tasks, open, metrics }))
+        Ok(Some(Self { listed, authority, gate, front, tasks, open, metrics }))
     }
 
     /// The certificate that apps are to trust.
@@ -128,7 +129,7 @@ impl ForwardProxy {
     pub(super) async fn answer(
         &self,
         forwarder: &Arc<Forwarder>,
-        mut request: Request<Incoming>,
+        mut request: Request<ClientBody>,
         line: &Line,
     ) -> Response<ProxyBody> {
         let Some(place) = request.uri().authority().cloned() else {
@@ -188,7 +189,7 @@ impl ForwardProxy {
         upgrade: OnUpgrade,
         connection: i64,
     ) {
-        let stopping = self.tasks.stopping();
+        let (stopping, front) = (self.tasks.stopping(), self.front.clone());
         // Interim answers and half-closed clients are an affair of connections in clear.
         let tunnels = Tunnels::new(self.tasks.clone(), self.open.clone());
         let line = Line { number: connection, turn: Turn::default(), tunnels };
@@ -207,31 +208,21 @@ impl ForwardProxy {
                 }
                 Err(_) => return,
             };
-            let service = service_fn(move |request: Request<Incoming>| {
+            let answer = move |request: Request<ClientBody>| {
                 let (forwarder, listed, line) = (forwarder.clone(), listed.clone(), line.clone());
                 async move {
                     let otherwise = Otherwise { upstream: &listed.https, host: Some(&listed.host) };
-                    let response = if request.method() == Method::CONNECT {
+                    if request.method() == Method::CONNECT {
                         refuse(StatusCode::METHOD_NOT_ALLOWED, "a tunnel within a tunnel leads nowhere")
                     } else {
                         forwarder.forward(request, &line, otherwise).await
-                    };
-                    Ok::<_, Infallible>(response)
-                }
-            });
-            let server = listener::builder();
-            let mut served =
-                std::pin::pin!(server.serve_connection_with_upgrades(TokioIo::new(stream), service));
-            let ended = tokio::select! {
-                ended = served.as_mut() => ended,
-                () = stopping.cancelled() => {
-                    served.as_mut().graceful_shutdown();
-                    served.await
+                    }
                 }
             };
-            if let Err(error) = ended {
-                tracing::debug!(%error, "a connection within a tunnel ended");
-            }
+            let (settings, wire) = (front.settings(), Wire::Inner(Box::new(stream)));
+            let (due, begun) = (stopping.cancelled(), || stopping.is_cancelled());
+            // The outer connection has the place.
+            serve(wire, front.metrics(), &settings, None, due, begun, answer).await;
         }));
     }
 }

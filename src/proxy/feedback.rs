@@ -4,11 +4,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::respond;
+use super::{ClientBody, respond};
 use crate::model::{ExchangeId, Feedback, Label, Micros, Scope, TrajectoryId};
 use crate::store::{Store, StoreError};
 use crate::{capture, tasks, trajectory};
@@ -71,7 +70,7 @@ impl FeedbackDesk {
 
     /// `POST {response_id | exchange_id | session_id | trajectory_id, label?, reward?, correction?, comment?, source?}`:
     /// 202; 400 with the reason; 404 when nothing matches. The first id that resolves counts.
-    pub(super) async fn take(&self, request: Request<Incoming>) -> Response<Bytes> {
+    pub(super) async fn take(&self, request: Request<ClientBody>) -> Response<Bytes> {
         if request.method() != Method::POST {
             let message = format!("{} takes POST with a JSON object", Self::PATH);
             return respond::error(

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use hyper::upgrade::OnUpgrade;
 use tokio_util::sync::DropGuard;
 
@@ -13,7 +13,7 @@ use super::respond::{self, InFlight, ProxyBody};
 use super::route::{Otherwise, RequestBody};
 use super::upgrade::{self, Switch, switched};
 use super::upload::{Expectation, Upload, close};
-use super::{FeedbackDesk, ForwardProxy, Routes};
+use super::{ClientBody, FeedbackDesk, ForwardProxy, Routes, Slow, limits};
 use crate::capture::{Flight, Head, Recorder, RequestTee, ResponseTee};
 use crate::model::Ended;
 use crate::telemetry::Metrics;
@@ -48,7 +48,7 @@ impl Forwarder {
     }
 
     /// Answers one request that came over a client's connection.
-    pub async fn answer(self: &Arc<Self>, request: Request<Incoming>, line: &Line) -> Response<ProxyBody> {
+    pub async fn answer(self: &Arc<Self>, request: Request<ClientBody>, line: &Line) -> Response<ProxyBody> {
         // In HTTP/1 only a request to a forward proxy names another host in its target; in HTTP/2 every one names ours.
         let elsewhere = request.version() < Version::HTTP_2 && request.uri().authority().is_some();
         if request.method() == Method::CONNECT || elsewhere {
@@ -83,7 +83,7 @@ impl Forwarder {
     /// Sends a request where the routes say, or else `otherwise`, and passes the answer on.
     pub(super) async fn forward(
         &self,
-        mut request: Request<Incoming>,
+        mut request: Request<ClientBody>,
         line: &Line,
         otherwise: Otherwise<'_>,
     ) -> Response<ProxyBody> {
@@ -198,6 +198,11 @@ impl Forwarder {
         refused: Option<DropGuard>,
     ) -> Response<ProxyBody> {
         let (mut parts, body) = response.into_parts();
+        if parts.version < Version::HTTP_2
+            && let Some(reason) = limits::ambiguous(&parts.headers)
+        {
+            return Self::ambiguous(reason, flight).await;
+        }
         if let Some(flight) = &mut flight {
             flight.response_head(parts.status.as_u16(), parts.headers.clone());
         }
@@ -213,8 +218,37 @@ impl Forwarder {
         Response::from_parts(parts, ProxyBody::Upstream(body, in_flight.holding(refused)))
     }
 
+    /// Passing it on could make the client take a part of one answer for the beginning of another.
+    async fn ambiguous(reason: &str, flight: Option<Flight>) -> Response<ProxyBody> {
+        let message = format!("Remora: nobody can tell where the upstream's answer ends: {reason}");
+        let response =
+            respond::error(StatusCode::BAD_GATEWAY, "upstream_error", "ambiguous_answer", &message);
+        if let Some(mut flight) = flight {
+            flight.response_head(response.status().as_u16(), response.headers().clone());
+            flight.response_frame(response.body());
+            flight.finish_safely(Ended::UpstreamReset, Some(message)).await;
+        }
+        own(response)
+    }
+
+    /// The client did not send what it announced; it may still be there to hear of it.
+    async fn slow(slow: Slow, flight: Option<Flight>) -> Response<ProxyBody> {
+        let message = format!("Remora: {slow}");
+        let response =
+            respond::error(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", "slow_request", &message);
+        if let Some(mut flight) = flight {
+            flight.response_head(response.status().as_u16(), response.headers().clone());
+            flight.response_frame(response.body());
+            flight.finish_safely(Ended::ClientCancelled, Some(slow.to_string())).await;
+        }
+        own(response)
+    }
+
     /// What the client is told is recorded as the response; how it came about, as the way it ended.
     async fn fail(error: &UpstreamError, flight: Option<Flight>) -> Response<ProxyBody> {
+        if let Some(late) = Slow::behind(error) {
+            return Self::slow(late, flight).await;
+        }
         let response = respond::upstream_error(error);
         if let Some(mut flight) = flight {
             if flight.request_broke_off() {

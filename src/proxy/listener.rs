@@ -1,4 +1,3 @@
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -6,19 +5,19 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::Request;
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
-use super::Forwarder;
 use super::client_stream::ClientStream;
 use super::drain::{Parting, Phase, within_limit};
+use super::front::Settings;
+use super::limits::ClientBody;
 use super::line::{Line, Tunnels};
+use super::serve::serve;
 use super::turn::Turn;
+use super::wire::Wire;
+use super::{Forwarder, Front};
 use crate::model::Micros;
 use crate::tasks::Tasks;
 
@@ -27,17 +26,16 @@ pub struct Proxy {
     listener: TcpListener,
     /// Loaded once a request: a reload replaces it.
     forwarder: Arc<ArcSwap<Forwarder>>,
+    front: Front,
     tasks: Tasks,
     phase: watch::Receiver<Phase>,
-    connections: TaskTracker,
     /// Connections that changed their protocol.
     tunnels: TaskTracker,
 }
 
-/// A client that takes longer to send a request's head is let go; so is a connection at rest.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
-/// Pause after accepting failed: file descriptors may be short for a while.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Pause after accepting failed: file descriptors may be short for a while. Doubled each time, up to the longest.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 impl Proxy {
     /// A proxy on a bound listener; `phase` says when it accepts and how long it drains.
@@ -45,11 +43,11 @@ impl Proxy {
     pub fn new(
         listener: TcpListener,
         forwarder: Arc<ArcSwap<Forwarder>>,
+        front: Front,
         tasks: Tasks,
         phase: watch::Receiver<Phase>,
     ) -> Self {
-        let (connections, tunnels) = (TaskTracker::new(), TaskTracker::new());
-        Self { listener, forwarder, tasks, phase, connections, tunnels }
+        Self { listener, forwarder, front, tasks, phase, tunnels: TaskTracker::new() }
     }
 
     /// The bound address.
@@ -62,36 +60,59 @@ impl Proxy {
 
     /// Serves until it is to drain, then lets running exchanges finish within the limit.
     pub async fn run(mut self) {
-        let server = Arc::new(builder());
+        let places = self.front.places().clone();
+        if let Some(tls) = self.front.tls() {
+            self.tasks.spawn("certificates", tls.clone().watch(self.tasks.stopping()));
+        }
         // Numbers are unique over restarts, too: they start at the time.
-        let connection = AtomicI64::new(Micros::now().0);
+        let number = AtomicI64::new(Micros::now().0);
+        let mut pause = ACCEPT_PAUSE;
         loop {
             let accepts = match *self.phase.borrow_and_update() {
                 Phase::Waiting => false,
                 Phase::Serving => true,
                 Phase::Draining { .. } => break,
             };
+            let settings = self.front.settings();
+            let accept = async {
+                if places.taken() >= settings.most {
+                    self.front.metrics().full.increment(1);
+                    tracing::warn!(connections = settings.most, "as many connections as may be; others wait");
+                    places.below(settings.most).await;
+                }
+                self.listener.accept().await
+            };
             let accepted = tokio::select! {
-                accepted = self.listener.accept(), if accepts => accepted,
+                accepted = accept, if accepts => accepted,
                 changed = self.phase.changed() => match changed {
                     Ok(()) => continue,
                     Err(_) => break,
                 },
             };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
+            match accepted {
+                Ok((stream, _)) => {
+                    pause = ACCEPT_PAUSE;
+                    self.serve(stream, settings, number.fetch_add(1, Ordering::Relaxed));
                 }
-            };
-            self.serve(&server, stream, connection.fetch_add(1, Ordering::Relaxed));
+                Err(error) => {
+                    self.front.metrics().accept_failed.increment(1);
+                    // Said once, not a hundred times a second.
+                    if pause == ACCEPT_PAUSE {
+                        tracing::warn!(%error, "cannot accept a connection; those that are open go on");
+                    }
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => {}
+                        changed = self.phase.changed() => if changed.is_err() {
+                            break;
+                        },
+                    }
+                    pause = (pause * 2).min(LONGEST_ACCEPT_PAUSE);
+                }
+            }
         }
         drop(self.listener);
-        self.connections.close();
         let ended = async {
-            self.connections.wait().await;
+            places.below(1).await;
             self.forwarder.load_full().tunnels_ended().await;
             // No connection is left that could begin one.
             self.tunnels.close();
@@ -102,66 +123,55 @@ impl Proxy {
         }
     }
 
-    fn serve(&self, server: &Arc<auto::Builder<TokioExecutor>>, stream: TcpStream, number: i64) {
+    fn serve(&self, stream: TcpStream, settings: Arc<Settings>, number: i64) {
         // The first bytes of a stream go out at once.
         drop(stream.set_nodelay(true));
-        let (forwarder, parting) = (self.forwarder.clone(), Arc::new(Parting::new(self.phase.clone())));
-        let marks = parting.clone();
+        let place = self.front.places().take();
+        let parting = Arc::new(Parting::new(self.phase.clone()));
         let turn = Turn::default();
         let tunnels = Tunnels::new(self.tasks.clone(), self.tunnels.clone());
         let line = Line { number, turn: turn.clone(), tunnels };
-        let service = service_fn(move |request: Request<Incoming>| {
-            let (forwarder, line, parting) = (forwarder.load_full(), line.clone(), marks.clone());
-            let version = request.version();
-            line.turn.begin(version);
-            async move {
-                let mut response = forwarder.answer(request, &line).await;
-                parting.mark(version, &mut response);
-                Ok::<_, Infallible>(response.map(|body| line.turn.answer(body)))
-            }
-        });
-        let (server, counted) = (server.clone(), self.connections.token());
+        let (forwarder, front) = (self.forwarder.clone(), self.front.clone());
         self.tasks.spawn_connection(async move {
-            let _counted = counted;
-            // hyper's own timer starts with the first byte.
+            // A connection at rest since it began costs this little future, no buffers.
             let spoke = tokio::select! {
-                spoke = tokio::time::timeout(HEADER_TIMEOUT, stream.readable()) => matches!(spoke, Ok(Ok(()))),
+                spoke = tokio::time::timeout(settings.terms.keep_alive, stream.readable()) => {
+                    matches!(spoke, Ok(Ok(())))
+                }
                 () = parting.due() => false,
             };
             if !spoke {
                 return;
             }
-            let stream = TokioIo::new(ClientStream::plain(stream, turn));
-            let connection = server.serve_connection_with_upgrades(stream, service);
-            tokio::pin!(connection);
-            let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = parting.due() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
+            let Some(wire) = shake_hands(stream, turn, &front, &settings).await else { return };
+            let marks = parting.clone();
+            let answer = move |request: Request<ClientBody>| {
+                let (forwarder, line, parting) = (forwarder.load_full(), line.clone(), marks.clone());
+                let version = request.version();
+                line.turn.begin(version);
+                async move {
+                    let mut response = forwarder.answer(request, &line).await;
+                    parting.mark(version, &mut response);
+                    response.map(|body| line.turn.answer(body))
                 }
             };
-            if let Err(error) = ended {
-                tracing::debug!(%error, "a client connection ended");
-            }
+            let due = async { parting.due().await };
+            Box::pin(serve(wire, front.metrics(), &settings, Some(place), due, || parting.begun(), answer))
+                .await;
         });
     }
 }
 
-pub(super) fn builder() -> auto::Builder<TokioExecutor> {
-    let mut server = auto::Builder::new(TokioExecutor::new());
-    server
-        .http1()
-        .preserve_header_case(true)
-        // The upstream's date, or none.
-        .auto_date_header(false)
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_headers(256)
-        .http2()
-        .auto_date_header(false)
-        .timer(TokioTimer::new())
-        .adaptive_window(true)
-        .max_concurrent_streams(1000);
-    server
+/// The connection as the server is to see it; none where TLS was agreed on and does not come about.
+async fn shake_hands(stream: TcpStream, turn: Turn, front: &Front, settings: &Settings) -> Option<Wire> {
+    let Some(tls) = front.tls() else { return Some(Wire::Plain(ClientStream::plain(stream, turn))) };
+    let shaken = tokio::time::timeout(settings.terms.header_timeout, tls.acceptor().accept(stream));
+    let reason = match shaken.await {
+        Ok(Ok(stream)) => return Some(Wire::Tls(Box::new(ClientStream::sealed(stream, turn)))),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "the client took too long".to_owned(),
+    };
+    front.metrics().handshakes_failed.increment(1);
+    tracing::debug!(reason, "a TLS handshake failed");
+    None
 }

@@ -1,7 +1,7 @@
 use http::request::Parts;
 use http::{HeaderMap, Uri, header};
-use hyper::body::Incoming;
 
+use super::limits::ClientBody;
 use super::model_name::{Found, Reader};
 use super::peeked::Peeked;
 use super::upload::Upload;
@@ -10,7 +10,7 @@ use crate::config::{self, Config};
 use crate::upstream::{HttpUpstream, Setup, SetupError};
 
 /// A request's body on its way to the upstream.
-pub type RequestBody = Peeked<RequestTee<Upload<Incoming>>>;
+pub type RequestBody = Peeked<RequestTee<Upload<ClientBody>>>;
 
 /// An upstream of requests that came through the proxy.
 pub type Upstream = HttpUpstream<RequestBody>;

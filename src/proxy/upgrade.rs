@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, Version, header};
-use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, Sleep};
 
+use super::ClientBody;
 use super::headers::lists;
 use super::line::Tunnels;
 use super::respond::InFlight;
@@ -35,7 +35,7 @@ const ONE_SIDED: Duration = Duration::from_secs(60);
 
 /// What a request that asks for another protocol needs to get it; none where it asks for none, or for one that Remora
 /// would rather not be blind to: over HTTP/2 in clear (`h2c`) the same requests would come unseen.
-pub(super) fn asked(request: &mut Request<Incoming>) -> Option<OnUpgrade> {
+pub(super) fn asked(request: &mut Request<ClientBody>) -> Option<OnUpgrade> {
     let headers = request.headers();
     let protocol = headers.get(header::UPGRADE)?.to_str().ok()?;
     let blinding =

@@ -6,10 +6,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, Request, StatusCode, Version, header};
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use hyper_util::client::legacy::connect::capture_connection;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::limits::BodyError;
 use super::turn::{Coming, Turn};
 
 /// A request's body on its way from the client. With `Expect: 100-continue` it is not asked for before the upstream
@@ -42,8 +43,8 @@ enum Verdict {
 /// The upstream answered before it wanted the body.
 #[derive(Debug, thiserror::Error)]
 pub enum UploadError {
-    #[error(transparent)]
-    Client(#[from] hyper::Error),
+    #[error("{0}")]
+    Client(#[source] BodyError),
     #[error("the upstream answered without asking for the body")]
     Refused,
 }
@@ -53,7 +54,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Expectation {
     /// Whether a request has one that is passed on.
-    pub fn of(parts: &Parts, body: &Incoming) -> Option<Self> {
+    pub fn of(parts: &Parts, body: &impl Body) -> Option<Self> {
         let expects = parts.version == Version::HTTP_11
             && super::headers::lists(&parts.headers, header::EXPECT, "100-continue")
             && !body.is_end_stream();
@@ -151,7 +152,7 @@ impl<B> Drop for Upload<B> {
     }
 }
 
-impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Upload<B> {
+impl<B: Body<Data = Bytes, Error: Into<BodyError>> + Unpin> Body for Upload<B> {
     type Data = Bytes;
     type Error = UploadError;
 
@@ -188,7 +189,7 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Upload<B> {
             self.turn.request(Coming::Reading);
             self.note_end();
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(UploadError::from)))
+        Poll::Ready(frame.map(|frame| frame.map_err(|e| UploadError::Client(e.into()))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -116,6 +116,11 @@ impl Connection {
         self.buffer.clone()
     }
 
+    /// Sends as far as the other side takes it.
+    pub async fn try_send(&mut self, bytes: &[u8]) -> bool {
+        self.stream.write_all(bytes).await.is_ok()
+    }
+
     /// Sends a POST and reads its answer; none when the other side closed before the answer was whole.
     pub async fn try_post(&mut self, path: &str, body: &[u8]) -> Option<Answer> {
         let head = format!("POST {path} HTTP/1.1\r\nHost: remora\r\nContent-Length: {}\r\n\r\n", body.len());

@@ -240,6 +240,13 @@ impl Process {
         pages * 4096
     }
 
+    /// A line of `/proc/<id>/status` in KiB: `VmRSS` is what it holds now, `VmHWM` the most it ever held.
+    pub fn kib(&self, line: &str) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = status.lines().find(|l| l.starts_with(line)).expect("the line is there");
+        line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number of KiB")
+    }
+
     /// SIGKILL: nothing of it runs any more when this returns.
     pub fn kill(&mut self) {
         match &mut self.child {

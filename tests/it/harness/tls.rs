@@ -52,6 +52,17 @@ impl Authority {
         std::fs::write(key, pair.serialize_pem()).expect("the key is written");
     }
 
+    /// A certificate for 127.0.0.1 and its key, in PEM.
+    pub fn issue(&self) -> (String, String) {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("a name");
+        (params.signed_by(&key, &self.issuer).expect("a certificate").pem(), key.serialize_pem())
+    }
+
+    pub fn pem(&self) -> &str {
+        &self.pem
+    }
+
     /// A server for [`NAMES`] that offers these protocols; `clients`: who issues the certificates that it asks for.
     pub fn server(&self, protocols: &[&[u8]], clients: Option<&Self>) -> TlsAcceptor {
         let key = rcgen::KeyPair::generate().expect("a key");
