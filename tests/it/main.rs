@@ -6,11 +6,15 @@ mod assembly;
 mod capture;
 mod command_line;
 mod demo;
+#[cfg(target_os = "linux")]
+mod fail_open;
 mod faults;
 mod feedback;
+mod fuzz_seeds;
 mod harness;
 mod kill;
 mod layering;
 mod lifecycle;
+mod power;
 mod tls;
 mod transparency;

@@ -1,13 +1,19 @@
 //! What the integration tests share: an upstream that does as it is told, a client that sees every byte, a Remora.
 
 mod client;
+#[cfg(target_os = "linux")]
+mod disk;
+mod ledger;
 mod process;
 mod sidecar;
 mod tls;
 mod upstream;
 
 pub use client::{Answer, Connection};
-pub use process::{Process, remora, with_data};
+#[cfg(target_os = "linux")]
+pub use disk::Disk;
+pub use ledger::{Seen, answer_to, echo, is_sound, question, recorded, scatter};
+pub use process::{Launch, Process, remora, with_data};
 pub use sidecar::Sidecar;
 pub use tls::{Authority, Offer, Part, Peer};
 pub use upstream::{Gate, Piece, Request, Upstream};

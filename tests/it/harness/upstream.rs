@@ -29,6 +29,7 @@ pub enum Piece {
     Send(Vec<u8>),
     /// Waits until the test opens the gate.
     Wait(Gate),
+    Pause(std::time::Duration),
     /// Closes the connection.
     Cut,
     /// Reads until the proxy closes the connection.
@@ -118,6 +119,7 @@ async fn converse(
                     }
                 }
                 Piece::Wait(gate) => gate.opened().await,
+                Piece::Pause(span) => tokio::time::sleep(span).await,
                 Piece::Cut => return,
                 Piece::UntilClosed => {
                     let mut rest = [0; 1024];
