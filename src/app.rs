@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::capture::{self, Recorder, Redactor};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::model::Micros;
-use crate::proxy::{FeedbackDesk, Forwarder, Proxy};
-use crate::store::{DataDir, RecordWriter, Store, StoreError};
+use crate::proxy::{FeedbackDesk, ForwardProxy, ForwardProxyError, Forwarder, Proxy, Routes};
+use crate::store::{DataDir, RecordWriter, Store, StoreError, retention};
 use crate::tasks::{self, Tasks};
 use crate::telemetry::Metrics;
-use crate::upstream::{HttpUpstream, SetupError};
+use crate::upstream::{Setup, SetupError};
 use crate::{dashboard, outcome, schedule, trajectory};
 
 /// Remora cannot start.
@@ -30,6 +31,8 @@ pub enum AppError {
     Journal { path: PathBuf, source: std::io::Error },
     #[error(transparent)]
     Upstream(#[from] SetupError),
+    #[error(transparent)]
+    ForwardProxy(#[from] ForwardProxyError),
     #[error("cannot start the recorder's thread: {0}")]
     Thread(std::io::Error),
     #[error("{path}: cannot write the ready file: {source}", path = path.display())]
@@ -51,6 +54,8 @@ pub struct App {
 
 /// Gauges that are counted from the store are refreshed this often.
 const GAUGES_EVERY: Duration = Duration::from_secs(30);
+/// How often it is looked whether something is older than it is to be kept.
+const RETENTION_EVERY: Duration = Duration::from_secs(60);
 /// Metrics' histograms are folded this often.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 /// At the end, what is neither connection nor record gets this long.
@@ -73,14 +78,29 @@ impl App {
         let (proxy, admin) = (address("listen", &proxy_listener)?, address("admin", &admin_listener)?);
 
         let dir = DataDir::new(config.data_dir());
-        let store = Store::open(&dir)?;
+        let store = Store::open_or_quarantine(&dir)?;
         let tasks = Tasks::new();
         let (metrics, prometheus) = Metrics::register();
+        metrics.quarantined.set(store.quarantined() as f64);
         let recorder =
             if config.capture.enabled { Some(start_recorder(config, &dir, &metrics, &tasks)?) } else { None };
 
+        let setup = Setup::new(proxy);
+        let routes = Routes::build(config, &setup)?;
+        let forward_proxy = ForwardProxy::build(
+            config,
+            &dir.authority(),
+            &[proxy.port(), admin.port()],
+            setup,
+            tasks.clone(),
+            metrics.clone(),
+        )?;
+        if let Some(proxy) = &forward_proxy {
+            tracing::info!(certificate = %proxy.certificate().display(), "forward-proxy mode: apps have to trust this");
+        }
         let forwarder = Forwarder::new(
-            HttpUpstream::build(&config.upstream)?,
+            routes,
+            forward_proxy,
             recorder.clone(),
             &config.capture.skip_paths,
             FeedbackDesk::new(store.clone()),
@@ -116,6 +136,8 @@ impl App {
             let (store, quiet) = (store.clone(), config.trajectories.quiet.0);
             every(&tasks, "assembly", span.0, move || digest(&store, quiet));
         }
+        let (swept, keep, stopping) = (store.clone(), config.retention.clone(), tasks.stopping());
+        every(&tasks, "retention", RETENTION_EVERY, move || drop_old(&swept, &keep, &stopping));
         every(&tasks, "gauges", GAUGES_EVERY, move || count(&store, &metrics));
         if let Some(line) = &config.dream.schedule {
             let night = schedule::Nightly::new(line, dir.path(), config_file);
@@ -237,9 +259,23 @@ fn digest(store: &Store, quiet: Duration) {
     }
 }
 
+/// Drops what is older than it is to be kept.
+fn drop_old(store: &Store, keep: &config::Retention, stopping: &CancellationToken) {
+    match retention::apply(store, keep, Micros::now(), &|| !stopping.is_cancelled()) {
+        Ok(dropped) if dropped.days.is_empty() => {}
+        Ok(retention::Dropped { days, rows, .. }) => {
+            tracing::info!(?days, rows, "dropped as `retention` says")
+        }
+        Err(error) => tracing::warn!(%error, "cannot drop old records; tried again later"),
+    }
+}
+
 fn count(store: &Store, metrics: &Metrics) {
-    let Ok(counts) = store.counts() else { return };
     let set = |gauge: &metrics::Gauge, n: u64| gauge.set(n as f64);
+    set(&metrics.quarantined, store.quarantined() as u64);
+    set(&metrics.damaged_bodies, store.damaged_bodies());
+    set(&metrics.stored_bytes, store.recorded_bytes().unwrap_or_default());
+    let Ok(counts) = store.counts() else { return };
     set(&metrics.trajectories, counts.trajectories);
     set(&metrics.outcome_success, counts.success);
     set(&metrics.outcome_failure, counts.failure);

@@ -47,6 +47,12 @@ pub struct Metrics {
     pub truncated_by_memory: Counter,
     pub ack_timeouts: Counter,
     pub capture_bytes: Gauge,
+    pub stored_bytes: Gauge,
+    pub damaged_bodies: Gauge,
+    pub quarantined: Gauge,
+    pub tunnels: Counter,
+    /// From clients, to clients.
+    pub tunnel_bytes: [Counter; 2],
     pub input_tokens: Gauge,
     pub output_tokens: Gauge,
     pub trajectories: Gauge,
@@ -131,6 +137,13 @@ impl Metrics {
                 truncated_by_memory: metrics::counter!("remora_bodies_truncated_total", "reason" => "memory"),
                 ack_timeouts: metrics::counter!("remora_ack_timeouts_total"),
                 capture_bytes: metrics::gauge!("remora_capture_queue_bytes"),
+                stored_bytes: metrics::gauge!("remora_stored_bytes"),
+                damaged_bodies: metrics::gauge!("remora_damaged_bodies"),
+                quarantined: metrics::gauge!("remora_quarantined_databases"),
+                tunnels: metrics::counter!("remora_tunnels_total"),
+                tunnel_bytes: ["up", "down"].map(
+                    |direction| metrics::counter!("remora_tunnel_bytes_total", "direction" => direction),
+                ),
                 input_tokens: tokens("input"),
                 output_tokens: tokens("output"),
                 trajectories: metrics::gauge!("remora_trajectories"),
@@ -195,6 +208,14 @@ fn describe() {
         "remora_capture_queue_bytes",
         "Memory held by exchanges in flight and waiting to be written"
     );
+    metrics::describe_gauge!("remora_stored_bytes", "What recorded exchanges occupy on disk");
+    metrics::describe_gauge!("remora_damaged_bodies", "Bodies that could not be read since the start");
+    metrics::describe_gauge!(
+        "remora_quarantined_databases",
+        "Damaged databases that were moved aside and wait for somebody to look at them"
+    );
+    metrics::describe_counter!("remora_tunnels_total", "Blind tunnels opened in forward-proxy mode");
+    metrics::describe_counter!("remora_tunnel_bytes_total", "Bytes that went through blind tunnels");
     metrics::describe_gauge!(
         "gen_ai_client_token_usage_total",
         "Tokens as upstreams reported them, over the whole record"

@@ -18,6 +18,8 @@ pub(super) struct BodyCopy {
     /// Runs from the moment that the limit was passed; until then the hash can be had from what is kept.
     past_limit: Option<Box<BodyHash>>,
     out_of_memory: bool,
+    /// Nothing is kept, because nothing is to be kept.
+    unkept: bool,
 }
 
 /// A piece of this many bytes or more is kept by reference.
@@ -34,7 +36,18 @@ impl BodyCopy {
             share: memory.share(),
             past_limit: None,
             out_of_memory: false,
+            unkept: false,
         }
+    }
+
+    /// A copy that keeps no bytes: length and hash only.
+    pub fn counted(memory: &Memory) -> Self {
+        Self { past_limit: Some(Box::new(BodyHash::new())), unkept: true, ..Self::new(0, memory) }
+    }
+
+    /// Whether the copy holds less than passed although it should not.
+    pub fn fell_short(&self) -> bool {
+        self.past_limit.is_some() && !self.unkept
     }
 
     /// Takes note of a piece.
@@ -118,7 +131,7 @@ impl BodyCopy {
 
     /// Whoever has the bytes can tell the hash of a body that is not truncated.
     fn line(&self, hash: Option<BodyHash>) -> Body {
-        let truncated = hash.is_some();
+        let truncated = hash.is_some() && self.length > 0;
         let sha256 = hash.map_or([0; 32], BodyHash::finish);
         Body { bytes: Bytes::new(), length: self.length, sha256, truncated }
     }

@@ -79,11 +79,11 @@ impl Flight {
         let started = Micros::now();
         let open = Open {
             id: ExchangeId::new(),
-            head,
-            request: recorder.copy(),
+            request: recorder.copy(&head.headers),
             request_state: RequestState::Passing,
             response_head: None,
-            response: recorder.copy(),
+            response: recorder.copy(&HeaderMap::new()),
+            head,
             timing: Timing { started, head: None, first_byte: None, ended: started },
             ended: Ended::ClientCancelled,
             detail: None,
@@ -105,6 +105,11 @@ impl Flight {
         self.open.clone()
     }
 
+    /// Takes note of the upstream, where it was not known at the beginning.
+    pub fn goes_to(&mut self, upstream: &Arc<str>) {
+        self.note(|open| open.head.upstream = upstream.clone());
+    }
+
     /// Whether the client broke off while it was sending its request.
     #[must_use]
     pub fn request_broke_off(&mut self) -> bool {
@@ -123,7 +128,9 @@ impl Flight {
 
     /// Takes note of the response's head.
     pub fn response_head(&mut self, status: u16, headers: HeaderMap) {
+        let copy = self.recorder.copy(&headers);
         self.note(|open| {
+            open.response = copy;
             open.timing.head = Some(Micros::now());
             open.response_head = Some((status, headers));
         });

@@ -15,6 +15,7 @@
 mod ack;
 mod backlog;
 mod copy;
+mod files;
 mod flight;
 mod memory;
 mod recorder;

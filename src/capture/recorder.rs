@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use super::ack::Waiting;
 use super::backlog::Backlog;
 use super::copy::BodyCopy;
+use super::files;
 use super::flight::{Flight, Head, Open, SharedOpen, lock};
 use super::memory::Memory;
 use super::writer::Writer;
@@ -37,6 +38,7 @@ pub struct Recorder {
 
 struct Shared {
     max_body: usize,
+    keep_uploads: bool,
     memory: Memory,
     durability: Durability,
     ack_timeout: Duration,
@@ -96,6 +98,7 @@ impl Recorder {
         let (queue, receiver) = mpsc::sync_channel(QUEUE);
         let shared = Arc::new(Shared {
             max_body: size(config.max_body),
+            keep_uploads: config.keep_uploads,
             memory: Memory::new(size(config.memory)),
             durability: config.durability,
             ack_timeout: config.ack_timeout.0,
@@ -123,8 +126,18 @@ impl Recorder {
         Flight::new(self.clone(), head)
     }
 
-    pub(super) fn copy(&self) -> BodyCopy {
+    /// An empty copy for the body that these headers announce.
+    pub(super) fn copy(&self, headers: &http::HeaderMap) -> BodyCopy {
+        if !self.shared.keep_uploads && files::announced(headers) {
+            return BodyCopy::counted(&self.shared.memory);
+        }
         BodyCopy::new(self.shared.max_body, &self.shared.memory)
+    }
+
+    /// Whether files are kept whole, not as length and hash only.
+    #[must_use]
+    pub fn keeps_uploads(&self) -> bool {
+        self.shared.keep_uploads
     }
 
     /// Enters an exchange in the list of those under way; gives its place.

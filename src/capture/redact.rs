@@ -1,13 +1,14 @@
 //! Credentials never reach the disk: their values are replaced by a keyed fingerprint, the same for the same value.
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
 
 use hmac::{Hmac, KeyInit, Mac};
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, header};
 use sha2::Sha256;
 
-use crate::model::Headers;
+use crate::store::journal::HeaderLines;
 
 /// Headers whose value is a credential although their names do not say so.
 const SECRET_HEADERS: &[&str] = &[
@@ -34,14 +35,35 @@ fn names_secret(name: &str) -> bool {
 }
 
 /// Which of them says who the client is, the most telling first.
-const CLIENT_KEYS: &[&str] = &["authorization", "x-api-key", "api-key", "x-goog-api-key"];
+const CLIENT_KEYS: [HeaderName; 4] = [
+    header::AUTHORIZATION,
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("api-key"),
+    HeaderName::from_static("x-goog-api-key"),
+];
 
 /// Replaces credentials by fingerprints.
 #[derive(Clone)]
 pub struct Redactor {
     key: Hmac<Sha256>,
     more: Vec<String>,
+    /// What was found of names and credentials: an app sends the same ones again and again.
+    kinds: HashMap<HeaderName, Kind>,
+    fingerprints: HashMap<Vec<u8>, String>,
 }
+
+/// What becomes of a header's value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Plain,
+    Secret,
+    Url,
+}
+
+/// Names and credentials that are remembered, each; when there are more, all are forgotten.
+const REMEMBERED: usize = 1024;
+/// Credentials up to this many bytes are remembered: keys are, cookies may be long and change.
+const SHORT: usize = 256;
 
 impl Redactor {
     /// A redactor whose fingerprints are keyed by the file's 32 bytes; the file is made on first use. Without the key a
@@ -69,51 +91,87 @@ impl Redactor {
         Self {
             key: Hmac::new_from_slice(key).expect("HMAC takes keys of any length"),
             more: secret_headers.iter().map(|h| h.to_ascii_lowercase()).collect(),
+            kinds: HashMap::new(),
+            fingerprints: HashMap::new(),
         }
     }
 
     /// 64 bits of HMAC-SHA256, as 16 hexadecimal digits.
     #[must_use]
-    pub fn fingerprint(&self, value: &[u8]) -> String {
+    pub fn fingerprint(&mut self, value: &[u8]) -> String {
+        if let Some(known) = self.fingerprints.get(value) {
+            return known.clone();
+        }
         let mut mac = self.key.clone();
         mac.update(value);
-        hex::encode(&mac.finalize().into_bytes()[..8])
+        let fingerprint = hex::encode(&mac.finalize().into_bytes()[..8]);
+        if self.fingerprints.len() >= REMEMBERED {
+            self.fingerprints.clear();
+        }
+        if value.len() <= SHORT {
+            self.fingerprints.insert(value.to_vec(), fingerprint.clone());
+        }
+        fingerprint
     }
 
-    fn is_secret(&self, name: &str) -> bool {
-        SECRET_HEADERS.contains(&name) || names_secret(name) || self.more.iter().any(|h| h == name)
+    fn kind(&mut self, name: &HeaderName) -> Kind {
+        if let Some(kind) = self.kinds.get(name) {
+            return *kind;
+        }
+        let text = name.as_str();
+        let kind =
+            if SECRET_HEADERS.contains(&text) || names_secret(text) || self.more.iter().any(|h| h == text) {
+                Kind::Secret
+            } else if URL_HEADERS.contains(&text) {
+                Kind::Url
+            } else {
+                Kind::Plain
+            };
+        if self.kinds.len() >= REMEMBERED {
+            self.kinds.clear();
+        }
+        self.kinds.insert(name.clone(), kind);
+        kind
     }
 
     /// Headers as they may be stored.
     #[must_use]
-    pub fn headers(&self, headers: &HeaderMap) -> Headers {
-        Headers(
-            headers
-                .iter()
-                .map(|(name, value)| {
-                    let name = name.as_str();
-                    let value = if self.is_secret(name) {
-                        format!("[fingerprint {}]", self.fingerprint(value.as_bytes()))
-                    } else if URL_HEADERS.contains(&name) {
-                        self.target(&String::from_utf8_lossy(value.as_bytes()))
-                    } else {
-                        String::from_utf8_lossy(value.as_bytes()).into_owned()
-                    };
-                    (name.to_owned(), value)
-                })
-                .collect(),
-        )
+    pub fn headers(&mut self, headers: &HeaderMap) -> HeaderLines {
+        let mut lines = HeaderLines::with_capacity(headers.len());
+        for (name, value) in headers {
+            match self.kind(name) {
+                Kind::Plain => {
+                    lines.push(name.as_str(), |line| {
+                        line.push_str(&String::from_utf8_lossy(value.as_bytes()))
+                    });
+                }
+                Kind::Secret => {
+                    let fingerprint = self.fingerprint(value.as_bytes());
+                    lines.push(name.as_str(), |line| {
+                        line.push_str("[fingerprint ");
+                        line.push_str(&fingerprint);
+                        line.push(']');
+                    });
+                }
+                Kind::Url => {
+                    let url = self.target(&String::from_utf8_lossy(value.as_bytes()));
+                    lines.push(name.as_str(), |line| line.push_str(&url));
+                }
+            }
+        }
+        lines
     }
 
     /// The fingerprint of the client's credential.
     #[must_use]
-    pub fn client_key(&self, headers: &HeaderMap) -> Option<String> {
-        CLIENT_KEYS.iter().find_map(|name| headers.get(*name)).map(|value| self.fingerprint(value.as_bytes()))
+    pub fn client_key(&mut self, headers: &HeaderMap) -> Option<String> {
+        let value = CLIENT_KEYS.iter().find_map(|name| headers.get(name))?;
+        Some(self.fingerprint(value.as_bytes()))
     }
 
     /// Path and query as they may be stored.
     #[must_use]
-    pub fn target(&self, target: &str) -> String {
+    pub fn target(&mut self, target: &str) -> String {
         let Some((path, query)) = target.split_once('?') else { return target.to_owned() };
         let pairs: Vec<String> = query
             .split('&')
@@ -170,6 +228,13 @@ fn make_key(path: &Path) -> std::io::Result<Vec<u8>> {
 mod tests {
     use super::*;
 
+    use crate::model::Headers;
+
+    /// As it is read back.
+    fn stored(lines: &HeaderLines) -> Headers {
+        serde_json::from_value(serde_json::to_value(lines).expect("it serialises")).expect("it is read")
+    }
+
     fn redactor() -> Redactor {
         Redactor::with_key(b"test", &["X-My-Pass".into()])
     }
@@ -194,7 +259,7 @@ mod tests {
         headers.insert("accept", "text/event-stream".parse().expect("a header value"));
         headers.insert("x-ratelimit-remaining-tokens", "150000".parse().expect("a header value"));
         headers.insert("location", "https://x/y?sig=sk-very-secret&page=2".parse().expect("a header value"));
-        let kept = redactor().headers(&headers);
+        let kept: Headers = stored(&redactor().headers(&headers));
         assert!(!format!("{kept:?}").contains("sk-very-secret"), "{kept:?}");
         assert_eq!(kept.get("accept"), Some("text/event-stream"));
         assert_eq!(kept.get("x-ratelimit-remaining-tokens"), Some("150000"));
@@ -216,7 +281,8 @@ mod tests {
 
     #[test]
     fn fingerprints_depend_on_the_key() {
-        assert_ne!(redactor().fingerprint(b"x"), Redactor::with_key(b"other", &[]).fingerprint(b"x"));
+        let mut other = Redactor::with_key(b"other", &[]);
+        assert_ne!(redactor().fingerprint(b"x"), other.fingerprint(b"x"));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 use super::backlog::Backlog;
 use super::flight::{Open, RequestState, Saved};
 use super::redact::Redactor;
-use crate::model::{Ended, Exchange, Response};
-use crate::store::journal::{Entry, JournalWriter};
+use crate::model::{Body, Ended, Exchange, Headers, Micros, Response};
+use crate::store::journal::{Entry, HeaderLines, JournalWriter};
 use crate::telemetry::Metrics;
 
 /// Turns what was captured into entries of the journal, credentials replaced, and appends them.
@@ -37,7 +37,7 @@ impl Writer {
             self.fail(&format_args!("the journal has reached capture.journal"));
             return;
         }
-        let (redactor, metrics) = (&self.redactor, &self.metrics);
+        let (redactor, metrics) = (&mut self.redactor, &self.metrics);
         let mut saved = Vec::new();
         // Memory counts as held until what it held is appended.
         let mut shares = Vec::with_capacity(count * 2);
@@ -79,7 +79,7 @@ impl Writer {
     }
 
     /// What is new of an exchange under way since it was last saved, and whether it is the first; none where nothing is.
-    pub fn news(&self, open: &mut Open) -> Option<(Entry, bool)> {
+    pub fn news(&mut self, open: &mut Open) -> Option<(Entry, bool)> {
         let now = Saved {
             request: open.request.kept(),
             response: open.response.kept(),
@@ -93,17 +93,19 @@ impl Writer {
         let before = before.unwrap_or(Saved { request: 0, response: 0, head: false });
         let (request_line, request) = open.request.since(before.request);
         let (response_line, response) = open.response.since(before.response);
-        let mut exchange = described(&self.redactor, open);
+        let mut exchange = described(&mut self.redactor, open);
         exchange.request_body = request_line;
         exchange.request_body.truncated |= open.request_state != RequestState::Ended;
-        exchange.response = open.response_head.as_ref().map(|(status, headers)| Response {
-            status: *status,
-            headers: self.redactor.headers(headers),
-            body: response_line,
-        });
         exchange.ended = Ended::Interrupted;
-        exchange.timing.ended = crate::model::Micros::now();
-        Some((Entry { exchange, request, response }, first))
+        exchange.timing.ended = Micros::now();
+        let request_headers = self.redactor.headers(&open.head.headers);
+        let mut response_headers = HeaderLines::default();
+        if let Some((status, headers)) = &open.response_head {
+            response_headers = self.redactor.headers(headers);
+            exchange.response =
+                Some(Response { status: *status, headers: Headers::default(), body: response_line });
+        }
+        Some((Entry { exchange, request_headers, response_headers, request, response }, first))
     }
 
     /// Saves what is new of an exchange under way. False where that fails: nothing of it is saved any more.
@@ -124,8 +126,8 @@ impl Writer {
     }
 }
 
-/// An exchange without its bodies.
-fn described(redactor: &Redactor, open: &Open) -> Exchange {
+/// An exchange without its headers and bodies.
+fn described(redactor: &mut Redactor, open: &Open) -> Exchange {
     let head = &open.head;
     Exchange {
         id: open.id,
@@ -135,8 +137,8 @@ fn described(redactor: &Redactor, open: &Open) -> Exchange {
         method: head.method.to_string(),
         target: redactor.target(&head.target),
         upstream: head.upstream.to_string(),
-        request_headers: redactor.headers(&head.headers),
-        request_body: crate::model::Body::default(),
+        request_headers: Headers::default(),
+        request_body: Body::default(),
         response: None,
         timing: open.timing,
         ended: open.ended,
@@ -144,25 +146,28 @@ fn described(redactor: &Redactor, open: &Open) -> Exchange {
     }
 }
 
-fn entry(redactor: &Redactor, open: Open, shares: &mut Vec<super::memory::Share>) -> Entry {
+fn entry(redactor: &mut Redactor, open: Open, shares: &mut Vec<super::memory::Share>) -> Entry {
     let mut exchange = described(redactor, &open);
+    let cut = open.request.fell_short() || open.response.fell_short();
     let (mut request_line, request, share) = open.request.into_parts();
     shares.push(share);
-    let cut = request_line.truncated;
     // An answer may come before the request's end; what came later is not in the record.
     request_line.truncated |= open.request_state != RequestState::Ended;
     exchange.request_body = request_line;
     let (response_line, mut response, share) = open.response.into_parts();
     shares.push(share);
-    if (cut || response_line.truncated) && exchange.ended == Ended::Complete {
+    if cut && exchange.ended == Ended::Complete {
         exchange.ended = Ended::TruncatedByLimit;
     }
-    match open.response_head {
+    let request_headers = redactor.headers(&open.head.headers);
+    let mut response_headers = HeaderLines::default();
+    match &open.response_head {
         Some((status, headers)) => {
-            let headers = redactor.headers(&headers);
-            exchange.response = Some(Response { status, headers, body: response_line });
+            response_headers = redactor.headers(headers);
+            exchange.response =
+                Some(Response { status: *status, headers: Headers::default(), body: response_line });
         }
         None => response.clear(),
     }
-    Entry { exchange, request, response }
+    Entry { exchange, request_headers, response_headers, request, response }
 }

@@ -1,3 +1,4 @@
+use bytesize::ByteSize;
 use clap::Args;
 use serde::Serialize;
 
@@ -28,8 +29,9 @@ struct Finding {
 impl Doctor {
     pub fn run(self) -> Outcome {
         let config = self.common.load()?;
-        let mut findings =
-            vec![data(&config), address("listen", &config.listen), address("admin", &config.admin)];
+        let mut findings = data(&config);
+        findings.push(address("listen", &config.listen));
+        findings.push(address("admin", &config.admin));
         findings.extend(onnx(&config));
         let broken = findings.iter().any(|f| f.needed && !f.fine);
         if self.json {
@@ -54,21 +56,38 @@ impl Doctor {
     }
 }
 
-fn data(config: &Config) -> Finding {
+/// Days listed, at most.
+const DAYS: usize = 7;
+
+fn data(config: &Config) -> Vec<Finding> {
     let path = config.data_dir();
     let dir = DataDir::new(&path);
-    let (fine, said) = if dir.record_db().exists() {
-        match Store::open(&dir).and_then(|store| Ok((store.recorded()?, store.counts()?))) {
-            Ok(((exchanges, _), counts)) => (
-                true,
-                format!("{}: {exchanges} exchanges, {} trajectories", path.display(), counts.trajectories),
-            ),
-            Err(error) => (false, error.to_string()),
-        }
-    } else {
-        (true, format!("{}: not there yet, made when needed", path.display()))
+    let found = |fine, said| vec![Finding { what: "data", fine, needed: true, said }];
+    if !dir.record_db().exists() {
+        return found(true, format!("{}: not there yet, made when needed", path.display()));
+    }
+    let seen = Store::open(&dir).and_then(|store| {
+        Ok((store.recorded()?.0, store.counts()?.trajectories, store.stored_days()?, store.quarantined()))
+    });
+    let (exchanges, trajectories, days, quarantined) = match seen {
+        Ok(seen) => seen,
+        Err(error) => return found(false, error.to_string()),
     };
-    Finding { what: "data", fine, needed: true, said }
+    let mut findings =
+        found(true, format!("{}: {exchanges} exchanges, {trajectories} trajectories", path.display()));
+    findings.extend(days.into_iter().rev().take(DAYS).map(|day| {
+        let share = day.stored as f64 * 100.0 / day.raw.max(1) as f64;
+        let (stored, raw) = (ByteSize(day.stored), ByteSize(day.raw));
+        let said =
+            format!("{}: {} exchanges, bodies of {raw} in {stored} ({share:.1} %)", day.day, day.exchanges);
+        Finding { what: "stored", fine: true, needed: false, said }
+    }));
+    if quarantined > 0 {
+        let folder = dir.quarantine();
+        let said = format!("{quarantined} damaged databases lie in {}", folder.display());
+        findings.push(Finding { what: "quarantine", fine: false, needed: false, said });
+    }
+    findings
 }
 
 fn address(what: &'static str, address: &str) -> Finding {

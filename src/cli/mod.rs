@@ -1,5 +1,6 @@
 //! Verbs. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
 
+mod ca;
 mod config;
 mod demo;
 mod doctor;
@@ -52,6 +53,8 @@ enum Verb {
     Provision(provision::Provision),
     /// Say what works here and what is missing.
     Doctor(doctor::Doctor),
+    /// Say where the certificate is that apps have to trust in forward-proxy mode.
+    Ca(ca::Ca),
     /// Check or print the configuration.
     Config(config::ConfigVerb),
 }
@@ -111,6 +114,7 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "onnx")]
         Verb::Provision(verb) => verb.run(),
         Verb::Doctor(verb) => verb.run(),
+        Verb::Ca(verb) => verb.run(),
         Verb::Config(verb) => verb.run(),
     };
     match done {

@@ -11,6 +11,9 @@ pub struct Capture {
     pub enabled: bool,
     /// Kept of each body; the rest is counted and hashed.
     pub max_body: ByteSize,
+    /// Bodies that are files (multipart forms, audio, images, archives), in either direction: kept like others, or only
+    /// as length and hash.
+    pub keep_uploads: bool,
     /// Kept in memory at once, over all exchanges in flight and waiting to be written.
     pub memory: ByteSize,
     pub durability: Durability,
@@ -41,6 +44,7 @@ impl Default for Capture {
         Self {
             enabled: true,
             max_body: ByteSize::mib(16),
+            keep_uploads: false,
             memory: ByteSize::mib(128),
             durability: Durability::Process,
             journal: ByteSize::gib(2),

@@ -66,6 +66,7 @@ impl Config {
         let mut problems = Vec::new();
         let mut tree = parse(text, &mut problems);
         substitute(&mut tree, "", &variable, &mut problems);
+        super::upstream::missing_urls(&tree, &mut problems);
         let config = read(tree, &mut problems);
         config.check(&mut problems);
         if problems.is_empty() {
@@ -108,29 +109,13 @@ impl Config {
                 ),
             );
         }
-        match self.upstream.url.parse::<http::Uri>() {
-            Ok(uri) if matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some() => {
-                if uri.query().is_some() {
-                    wrong("upstream.url", "must not have a query".into());
-                }
-                if uri.authority().is_some_and(|a| a.as_str().contains('@')) {
-                    wrong("upstream.url", "must not hold credentials: clients send their own".into());
-                }
-            }
-            _ => wrong(
-                "upstream.url",
-                format!("{:?} is no http or https URL, such as https://api.openai.com", self.upstream.url),
-            ),
+        self.upstream.check("upstream", &mut wrong);
+        for (i, route) in self.routes.iter().enumerate() {
+            route.check(&format!("routes[{i}]"), &mut wrong);
         }
-        let spans = [
-            ("upstream.connect_timeout", Some(self.upstream.connect_timeout)),
-            ("upstream.response_timeout", Some(self.upstream.response_timeout)),
-            ("trajectories.every", self.trajectories.every),
-        ];
-        for (path, span) in spans {
-            if span.is_some_and(|span| span.0.is_zero()) {
-                wrong(path, "must be longer than nothing".into());
-            }
+        self.forward_proxy.check(&mut wrong);
+        if self.trajectories.every.is_some_and(|span| span.0.is_zero()) {
+            wrong("trajectories.every", "must be longer than nothing".into());
         }
         if self.capture.memory < self.capture.max_body {
             wrong(
@@ -147,6 +132,12 @@ impl Config {
             if http::HeaderName::from_bytes(name.as_bytes()).is_err() {
                 wrong(&format!("capture.secret_headers[{i}]"), format!("{name:?} is no header name"));
             }
+        }
+        if self.retention.days == Some(0) {
+            wrong("retention.days", "must be at least 1; null keeps everything".into());
+        }
+        if self.retention.bytes.is_some_and(|bytes| bytes.as_u64() == 0) {
+            wrong("retention.bytes", "must be more than nothing; null keeps everything".into());
         }
         if self.dream.min_cluster < 2 {
             wrong("dream.min_cluster", "must be at least 2: one failure is no cluster".into());

@@ -8,8 +8,10 @@ mod dream;
 mod environment;
 mod load;
 mod proxy;
+mod retention;
 mod search;
 mod units;
+mod upstream;
 
 use std::path::PathBuf;
 
@@ -19,9 +21,11 @@ pub use capture::{Capture, Durability};
 pub use dream::{Dream, Review, parse_schedule};
 pub use environment::{prepare_environment, variable};
 pub use load::{ConfigError, Problem};
-pub use proxy::{Dashboard, Http2, Log, LogFormat, Shutdown, Trajectories, Upstream};
+pub use proxy::{Dashboard, Log, LogFormat, Shutdown, Trajectories};
+pub use retention::Retention;
 pub use search::{Embedder, Fetch, Onnx, Search};
 pub use units::Span;
+pub use upstream::{ForwardProxy, Http2, Route, Upstream, UpstreamProxy, check_proxy};
 
 /// All settings. `config/remora.yaml` shows every key with its default and a sentence.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,7 +38,11 @@ pub struct Config {
     /// The data directory; null: the platform's.
     pub data: Option<PathBuf>,
     pub upstream: Upstream,
+    /// The first that matches a request takes it; else it goes to `upstream`.
+    pub routes: Vec<Route>,
+    pub forward_proxy: ForwardProxy,
     pub capture: Capture,
+    pub retention: Retention,
     pub trajectories: Trajectories,
     pub search: Search,
     pub onnx: Onnx,
@@ -51,7 +59,10 @@ impl Default for Config {
             admin: "127.0.0.1:4142".into(),
             data: None,
             upstream: Upstream::default(),
+            routes: Vec::new(),
+            forward_proxy: ForwardProxy::default(),
             capture: Capture::default(),
+            retention: Retention::default(),
             trajectories: Trajectories::default(),
             search: Search::default(),
             onnx: Onnx::default(),

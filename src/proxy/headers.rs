@@ -2,21 +2,20 @@ use http::{HeaderMap, HeaderName, header};
 
 use crate::model::Scope;
 
-/// Headers that speak to the next hop only (RFC 9110 §7.6.1), besides those that `Connection` names. `Expect` is
-/// answered here: reading the body sends the client its 100.
-const HOP: [HeaderName; 8] = [
+/// Headers that speak to the next hop only (RFC 9110 §7.6.1), besides those that `Connection` names.
+const HOP: [HeaderName; 7] = [
     header::CONNECTION,
     header::PROXY_AUTHENTICATE,
     header::PROXY_AUTHORIZATION,
     header::TE,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
-    header::EXPECT,
     HeaderName::from_static("keep-alive"),
 ];
 
-/// Removes what must not be passed on. The others keep their order.
-pub(super) fn remove_hop_headers(headers: &mut HeaderMap) {
+/// Removes what must not be passed on. The others keep their order. `switching`: what asks for, or says, that the
+/// connection changes its protocol stays; it is meant for both ends.
+pub(super) fn remove_hop_headers(headers: &mut HeaderMap, switching: bool) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -27,6 +26,9 @@ pub(super) fn remove_hop_headers(headers: &mut HeaderMap) {
     // `TE: trailers` announces that trailers are understood; dropping it would drop them.
     let trailers = headers.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
     retain(headers, |name| {
+        if switching && (name == header::CONNECTION || name == header::UPGRADE) {
+            return true;
+        }
         let hop = HOP.contains(name) || name == "proxy-connection" || named.contains(name);
         !hop || (trailers && name == header::TE)
     });
@@ -49,6 +51,17 @@ fn retain(headers: &mut HeaderMap, keep: impl Fn(&HeaderName) -> bool) {
         }
     }
     *headers = kept;
+}
+
+/// Removes `Expect`, where it is not passed on: reading the body sends the client its 100.
+pub(super) fn remove_expect(headers: &mut HeaderMap) {
+    retain(headers, |name| name != header::EXPECT);
+}
+
+/// Whether a list such as `Connection: keep-alive, Upgrade` holds a token.
+pub(super) fn lists(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
+    let lines = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    lines.flat_map(|line| line.split(',')).any(|one| one.trim().eq_ignore_ascii_case(token))
 }
 
 /// Removes the headers addressed to Remora.
@@ -98,9 +111,24 @@ mod tests {
             ("x-twice", "2"),
             ("authorization", "Bearer x"),
         ]);
-        remove_hop_headers(&mut headers);
+        remove_hop_headers(&mut headers, false);
         let left: Vec<&str> = headers.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(left, ["accept", "te", "x-twice", "x-twice", "authorization"]);
+    }
+
+    #[test]
+    fn a_switch_of_protocols_keeps_what_asks_for_it() {
+        let pairs = [
+            ("Connection", "keep-alive, Upgrade, X-Private"),
+            ("x-private", "1"),
+            ("upgrade", "websocket"),
+            ("keep-alive", "1"),
+        ];
+        let mut headers = map(&pairs);
+        assert!(lists(&headers, header::CONNECTION, "upgrade") && !lists(&headers, header::UPGRADE, "web"));
+        remove_hop_headers(&mut headers, true);
+        let left: Vec<&str> = headers.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(left, ["connection", "upgrade"]);
     }
 
     #[test]

@@ -4,13 +4,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use http::Request;
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
+use tokio_util::task::TaskTracker;
 
 use super::Forwarder;
+use super::client_stream::ClientStream;
+use super::line::{Line, Tunnels};
+use super::turn::Turn;
 use crate::model::Micros;
 use crate::tasks::Tasks;
 
@@ -19,6 +25,8 @@ pub struct Proxy {
     listener: TcpListener,
     forwarder: Arc<Forwarder>,
     tasks: Tasks,
+    /// Connections that changed their protocol.
+    tunnels: TaskTracker,
     grace: Duration,
 }
 
@@ -31,7 +39,7 @@ impl Proxy {
     /// A proxy on a bound listener; connections finish within `grace` when the tasks are stopped.
     #[must_use]
     pub fn new(listener: TcpListener, forwarder: Forwarder, tasks: Tasks, grace: Duration) -> Self {
-        Self { listener, forwarder: Arc::new(forwarder), tasks, grace }
+        Self { listener, forwarder: Arc::new(forwarder), tasks, tunnels: TaskTracker::new(), grace }
     }
 
     /// The bound address.
@@ -65,7 +73,14 @@ impl Proxy {
             self.serve(&server, &graceful, stream, connection.fetch_add(1, Ordering::Relaxed));
         }
         drop(self.listener);
-        if tokio::time::timeout(self.grace, graceful.shutdown()).await.is_err() {
+        let ended = async {
+            graceful.shutdown().await;
+            self.forwarder.tunnels_ended().await;
+            // No connection is left that could begin one.
+            self.tunnels.close();
+            self.tunnels.wait().await;
+        };
+        if tokio::time::timeout(self.grace, ended).await.is_err() {
             tracing::warn!(grace = ?self.grace, "some exchanges did not finish within the grace period");
         }
     }
@@ -80,9 +95,16 @@ impl Proxy {
         // The first bytes of a stream go out at once.
         drop(stream.set_nodelay(true));
         let forwarder = self.forwarder.clone();
-        let service = service_fn(move |request| {
-            let forwarder = forwarder.clone();
-            async move { Ok::<_, Infallible>(forwarder.answer(request, number).await) }
+        let turn = Turn::default();
+        let tunnels = Tunnels::new(self.tasks.clone(), self.tunnels.clone());
+        let line = Line { number, turn: turn.clone(), tunnels };
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (forwarder, line) = (forwarder.clone(), line.clone());
+            line.turn.begin(request.version());
+            async move {
+                let response = forwarder.answer(request, &line).await;
+                Ok::<_, Infallible>(response.map(|body| line.turn.answer(body)))
+            }
         });
         let (server, watcher, stopping) = (server.clone(), graceful.watcher(), self.tasks.stopping());
         self.tasks.spawn_connection(async move {
@@ -94,7 +116,8 @@ impl Proxy {
             if !spoke {
                 return;
             }
-            let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
+            let stream = TokioIo::new(ClientStream::plain(stream, turn));
+            let connection = server.serve_connection_with_upgrades(stream, service).into_owned();
             let connection = watcher.watch(connection);
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a client connection ended");
@@ -103,7 +126,7 @@ impl Proxy {
     }
 }
 
-fn builder() -> auto::Builder<TokioExecutor> {
+pub(super) fn builder() -> auto::Builder<TokioExecutor> {
     let mut server = auto::Builder::new(TokioExecutor::new());
     server
         .http1()

@@ -5,21 +5,30 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use metrics::Gauge;
 use serde_json::json;
+use tokio_util::sync::DropGuard;
 
+use super::route::RequestBody;
 use crate::capture::ResponseTee;
-use crate::upstream::UpstreamError;
+use crate::upstream::{UpstreamBody, UpstreamError};
 
 /// Counts a request as under way until its response has ended.
 #[derive(Debug)]
-pub struct InFlight(Gauge);
+pub struct InFlight(Gauge, Option<DropGuard>);
 
 impl InFlight {
     pub(super) fn new(gauge: &Gauge) -> Self {
         gauge.increment(1);
-        Self(gauge.clone())
+        Self(gauge.clone(), None)
+    }
+
+    /// Holds on to something until then.
+    pub(super) fn holding(self, guard: Option<DropGuard>) -> Self {
+        let mut this = self;
+        this.1 = guard;
+        this
     }
 }
 
@@ -32,7 +41,7 @@ impl Drop for InFlight {
 /// The body of a response: the upstream's, or a short one of ours.
 #[derive(Debug)]
 pub enum ProxyBody {
-    Upstream(ResponseTee<Incoming>, InFlight),
+    Upstream(ResponseTee<UpstreamBody<RequestBody>>, InFlight),
     Own(Option<Bytes>),
 }
 

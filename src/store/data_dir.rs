@@ -33,6 +33,32 @@ impl DataDir {
         self.0.join("payloads").join(format!("{day}.db"))
     }
 
+    /// The days that have a payload file, oldest first.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn payload_days(&self) -> Result<Vec<String>, StoreError> {
+        let folder = self.0.join("payloads");
+        let failed = |source| StoreError::Directory { path: folder.clone(), source };
+        let mut days = Vec::new();
+        for entry in std::fs::read_dir(&folder).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            let Some(day) = name.to_str().and_then(|name| name.strip_suffix(".db")) else { continue };
+            // What somebody put there is not ours to drop.
+            if chrono::NaiveDate::parse_from_str(day, "%Y-%m-%d").is_ok() {
+                days.push(day.to_owned());
+            }
+        }
+        days.sort_unstable();
+        Ok(days)
+    }
+
+    /// Where databases that cannot be read are moved.
+    #[must_use]
+    pub fn quarantine(&self) -> PathBuf {
+        self.0.join("quarantine")
+    }
+
     /// What has ended and is not in the record yet; see [`journal`](super::journal).
     #[must_use]
     pub fn journal(&self) -> PathBuf {
@@ -55,6 +81,12 @@ impl DataDir {
     #[must_use]
     pub fn fingerprint_key(&self) -> PathBuf {
         self.0.join("fingerprint.key")
+    }
+
+    /// The local certificate authority, where forward-proxy mode is on.
+    #[must_use]
+    pub fn authority(&self) -> PathBuf {
+        self.0.join("ca")
     }
 
     pub(super) fn create(&self) -> Result<(), StoreError> {
@@ -84,6 +116,18 @@ pub fn file_name(name: &str) -> String {
     }
     let digest = Sha256::digest(name);
     format!("{}-{}", safe.trim_start_matches('.'), hex::encode(&digest[..4]))
+}
+
+/// Tells a file from one that took its name after it was deleted or replaced; none where there is no file. What is
+/// written to a deleted file is lost, and what is read from it is old.
+pub(super) fn identity(path: &Path) -> Option<u64> {
+    let found = std::fs::metadata(path).ok()?;
+    #[cfg(unix)]
+    let number = std::os::unix::fs::MetadataExt::ino(&found);
+    // Elsewhere an open file cannot be deleted.
+    #[cfg(not(unix))]
+    let number = u64::from(!found.is_file());
+    Some(number)
 }
 
 #[cfg(test)]

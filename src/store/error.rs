@@ -2,6 +2,8 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::ErrorCode;
 
+use super::quarantine::is_damage;
+
 /// The store cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -33,6 +35,15 @@ pub enum StoreError {
     #[error("cannot {operation}: {source}")]
     Query { operation: &'static str, source: rusqlite::Error },
 
+    #[error("{path}: it is damaged and cannot be moved to the folder quarantine: {source}")]
+    Quarantine { path: PathBuf, source: std::io::Error },
+
+    #[error("{path}: cannot be deleted although it is older than `retention` keeps it: {source}")]
+    Drop { path: PathBuf, source: std::io::Error },
+
+    #[error("cannot pack bodies: {0}")]
+    Pack(&'static str),
+
     #[error("{operation}: {object} holds what this version cannot read: {reason}")]
     Damaged { operation: &'static str, object: String, reason: String },
 }
@@ -43,8 +54,9 @@ fn way_out(path: &Path) -> &'static str {
         "Restore it from a backup, or move it away with its -wal and -shm files: what is derived from the record is \
          built again, feedback and nights in it are lost"
     } else if path.ends_with("record.db") {
-        // Not by itself: the other files count on its sequence numbers.
-        "Restore it from a backup, or begin anew with another --data"
+        // Not by itself: the other files count on its sequence numbers, which `remora run` sees to.
+        "Restore it from a backup; or start `remora run`, which moves it to the folder quarantine and begins a new one; \
+         or begin anew with another --data"
     } else {
         "Restore it from a backup, or move it away with its -wal and -shm files: the bodies in it are lost"
     }
@@ -62,8 +74,12 @@ impl StoreError {
                     Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig) | None
                 )
             }
-            Self::Directory { .. } | Self::Corrupt { .. } | Self::Newer { .. } => true,
-            Self::Damaged { .. } => false,
+            Self::Directory { .. }
+            | Self::Corrupt { .. }
+            | Self::Newer { .. }
+            | Self::Quarantine { .. }
+            | Self::Drop { .. } => true,
+            Self::Damaged { .. } | Self::Pack(_) => false,
         }
     }
 
@@ -71,10 +87,7 @@ impl StoreError {
     pub(super) fn open(path: &Path) -> impl Fn(rusqlite::Error) -> Self {
         move |source| {
             let path = path.to_owned();
-            match source.sqlite_error_code() {
-                Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Self::Corrupt { path, source },
-                _ => Self::Open { path, source },
-            }
+            if is_damage(&source) { Self::Corrupt { path, source } } else { Self::Open { path, source } }
         }
     }
 
@@ -83,6 +96,14 @@ impl StoreError {
         move |source| match Self::open(path)(source) {
             Self::Open { source, .. } => Self::Query { operation, source },
             corrupt => corrupt,
+        }
+    }
+
+    /// What SQLite says of a damaged file, without what is to be done about it.
+    pub(super) fn reason(&self) -> String {
+        match self {
+            Self::Corrupt { source, .. } => source.to_string(),
+            other => other.to_string(),
         }
     }
 

@@ -85,11 +85,17 @@ impl Store {
         })
     }
 
+    /// How many bodies could not be read since this store was opened because what is stored of them is damaged.
+    #[must_use]
+    pub fn damaged_bodies(&self) -> u64 {
+        self.inner.payloads.lock().unwrap_or_else(std::sync::PoisonError::into_inner).damaged()
+    }
+
     fn with_bodies(&self, stored: Stored) -> Result<Exchange, StoreError> {
         let Stored { mut exchange, day } = stored;
         let mut payloads = self.inner.payloads.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut fill = |side, body: &mut Body| -> Result<(), StoreError> {
-            match payloads.get(&day, exchange.id, side)? {
+            match payloads.get(&day, exchange.id, side, body)? {
                 Some(bytes) => body.bytes = bytes,
                 // Retention dropped the day: what remains is the length and the hash.
                 None => body.truncated |= body.length > 0,

@@ -4,8 +4,8 @@
 //!
 //! Four kinds of files in the data directory, so that none waits for another:
 //! - `journal/`: what has just ended, appended by the recorder's thread, before it is moved into the next two.
-//! - `record.db`: a row for each exchange. Only one thread writes it ([`RecordWriter`]).
-//! - `payloads/DAY.db`: the bodies of one day; retention drops files.
+//! - `record.db`: a row for each exchange. Only one thread writes it ([`RecordWriter`]); [`retention`] deletes.
+//! - `payloads/DAY.db`: the bodies of one day, in [pieces](split); retention drops files.
 //! - `insight.db`: assembly, outcomes, clusters, lessons, nights. Any process may write it, in short transactions.
 //!
 //! Always true: a row in `record.db` is committed after its bodies; rows are never changed, only dropped by retention.
@@ -24,7 +24,10 @@ mod migrate;
 mod nights;
 mod outcomes;
 mod payloads;
+mod quarantine;
 mod record_writer;
+pub mod retention;
+pub mod split;
 mod trajectories;
 mod turns;
 mod views;
@@ -73,7 +76,7 @@ impl Store {
     /// When the directory cannot be made or written, or a database is newer than this binary.
     pub fn open(dir: &DataDir) -> Result<Self, StoreError> {
         dir.create()?;
-        let record = migrate::open(&dir.record_db(), migrate::RECORD)?;
+        let record = migrate::open(&dir.record_db(), &migrate::RECORD)?;
         let writer = Self::attach(dir)?;
         let payloads = Mutex::new(payloads::PayloadReader::new(dir.clone()));
         Ok(Self {
@@ -94,11 +97,16 @@ impl Store {
 
     /// `insight.db`, with `record.db` beside it under the name `record`.
     fn attach(dir: &DataDir) -> Result<Connection, StoreError> {
-        let db = migrate::open(&dir.insight_db(), migrate::INSIGHT)?;
+        let db = migrate::open(&dir.insight_db(), &migrate::INSIGHT)?;
         // Read-only: a write transaction takes the lock of every database that its connection could write.
         db.execute("ATTACH DATABASE ?1 AS record", [read_only_uri(&dir.record_db())])
             .map_err(StoreError::open(&dir.record_db()))?;
         Ok(db)
+    }
+
+    /// Closes the payload file of a day, so that it can be deleted.
+    fn forget_payloads(&self, day: &str) {
+        self.inner.payloads.lock().unwrap_or_else(std::sync::PoisonError::into_inner).close(day);
     }
 
     /// Runs a query on a connection that cannot write.

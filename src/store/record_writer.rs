@@ -1,8 +1,8 @@
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, TransactionBehavior, params};
 
 use super::columns::{Col, Json};
-use super::payloads::{PayloadWriter, Side};
-use super::{DataDir, StoreError, migrate};
+use super::payloads::PayloadWriter;
+use super::{DataDir, StoreError, migrate, quarantine};
 use crate::config::Durability;
 use crate::model::Exchange;
 
@@ -10,6 +10,7 @@ use crate::model::Exchange;
 pub struct RecordWriter {
     db: Connection,
     payloads: PayloadWriter,
+    dir: DataDir,
 }
 
 impl RecordWriter {
@@ -24,9 +25,21 @@ impl RecordWriter {
             Durability::None | Durability::Process => "normal",
             Durability::Power => "full",
         };
-        let db = migrate::open(&dir.record_db(), migrate::RECORD)?;
+        let db = migrate::open(&dir.record_db(), &migrate::RECORD)?;
         db.pragma_update(None, "synchronous", synchronous).map_err(StoreError::query("open the record"))?;
-        Ok(Self { db, payloads: PayloadWriter::new(dir.clone(), synchronous) })
+        Ok(Self { db, payloads: PayloadWriter::new(dir.clone(), synchronous), dir: dir.clone() })
+    }
+
+    /// Commits bodies. A payload file that turns out damaged is moved aside, and they go into a new one.
+    fn put_bodies(&mut self, day: &str, exchanges: &[Exchange]) -> Result<(), StoreError> {
+        match self.payloads.put(day, exchanges) {
+            Err(error @ StoreError::Corrupt { .. }) => {
+                self.payloads.close(day);
+                quarantine::move_aside(&self.dir, &self.dir.payload_db(day), &error)?;
+                self.payloads.put(day, exchanges)
+            }
+            done => done,
+        }
     }
 
     /// Commits exchanges: bodies first, then rows, so that a row never lacks its bodies. All or none of the rows are
@@ -43,17 +56,17 @@ impl RecordWriter {
         // A batch spans two days at most twice a night; each run of one day is one transaction.
         while from < exchanges.len() {
             let to = from + days[from..].iter().take_while(|d| **d == days[from]).count();
-            let bodies = exchanges[from..to].iter().flat_map(|e| {
-                let response = e.response.as_ref().map(|r| (e.id, Side::Response, &r.body.bytes));
-                [Some((e.id, Side::Request, &e.request_body.bytes)), response].into_iter().flatten()
-            });
-            self.payloads.put(&days[from], bodies)?;
+            self.put_bodies(&days[from], &exchanges[from..to])?;
             from = to;
         }
 
         let failed = StoreError::query;
         let empty = crate::model::Body::default();
-        let tx = self.db.transaction().map_err(failed("record exchanges"))?;
+        // Immediate, for retention deletes at the same time.
+        let tx = self
+            .db
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(failed("record exchanges"))?;
         {
             let mut insert = tx.prepare_cached(INSERT).map_err(failed("record exchanges"))?;
             for (e, day) in exchanges.iter().zip(&days) {

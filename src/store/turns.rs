@@ -110,7 +110,7 @@ impl Store {
                  t.response_id, e.status, e.ended, t.finish_reason, coalesce(t.response_model, t.model), \
                  t.input_tokens, t.output_tokens, t.cached_input_tokens, t.reasoning_tokens, e.started, \
                  e.first_byte, e.finished \
-             FROM turn t JOIN record.exchange e ON e.seq = t.seq WHERE t.trajectory_id = ?1 ORDER BY t.seq";
+             FROM turn t LEFT JOIN record.exchange e ON e.seq = t.seq WHERE t.trajectory_id = ?1 ORDER BY t.seq";
         self.read("read the turns of a trajectory", |db| {
             db.prepare_cached(SQL)?.query_map([Col(trajectory)], turn_of)?.collect()
         })
@@ -126,8 +126,21 @@ impl Store {
     }
 }
 
+/// When an id was made (RFC 9562, section 5.7): its first 48 bits are milliseconds.
+fn made(id: ExchangeId) -> Micros {
+    let millis = id.as_bytes()[..6].iter().fold(0, |sum, byte| sum << 8 | i64::from(*byte));
+    Micros(millis * 1000)
+}
+
 fn turn_of(r: &Row<'_>) -> rusqlite::Result<Turn> {
-    let started: Micros = r.get::<_, Col<_>>(15)?.0;
+    let exchange: ExchangeId = r.get::<_, Col<_>>(5)?.0;
+    // Retention drops exchanges; of the turn remains what was read from it, and the time that is in the id.
+    let started = r.get::<_, Option<Col<_>>>(15)?.map_or_else(|| made(exchange), |c: Col<Micros>| c.0);
+    let ended = match r.get::<_, Option<Named<Ended>>>(8)? {
+        Some(ended) => ended.0,
+        None if r.get(4)? => Ended::Complete,
+        None => Ended::Interrupted,
+    };
     let count = |at: usize| Ok::<_, rusqlite::Error>(r.get::<_, Option<i64>>(at)?.map(|n| n.max(0) as u64));
     let usage = Usage {
         input_tokens: count(11)?,
@@ -142,16 +155,16 @@ fn turn_of(r: &Row<'_>) -> rusqlite::Result<Turn> {
         messages: r.get(3)?,
         answered: r.get(4)?,
         step: Step {
-            exchange: r.get::<_, Col<_>>(5)?.0,
+            exchange,
             response_id: r.get(6)?,
             message: None,
             status: r.get(7)?,
-            ended: r.get::<_, Named<Ended>>(8)?.0,
+            ended,
             finish_reason: r.get(9)?,
             model: r.get(10)?,
             usage: (usage != Usage::default()).then_some(usage),
             started,
-            duration: r.get::<_, Col<Micros>>(17).map(|c| started.until(c.0))?,
+            duration: r.get::<_, Option<Col<Micros>>>(17)?.map_or(Duration::ZERO, |c| started.until(c.0)),
             time_to_first_byte: r.get::<_, Option<Col<Micros>>>(16)?.map(|c: Col<Micros>| started.until(c.0)),
         },
     })

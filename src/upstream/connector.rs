@@ -1,22 +1,20 @@
-use std::error::Error;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::Uri;
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tower_service::Service;
 
-type BoxError = Box<dyn Error + Send + Sync>;
+use super::error::BoxError;
+use super::heard::Heard;
+use super::{Dialed, Dialer};
 
-/// Connects within a limit, name look-up and TLS included: a host that accepts and then says nothing must not hold a
+/// Connects within a limit, name look-up, proxy and TLS included: a host that accepts and then says nothing must not hold a
 /// request.
 #[derive(Clone)]
 pub(super) struct Connector {
-    pub https: HttpsConnector<HttpConnector>,
+    pub https: HttpsConnector<Dialer>,
     pub patience: Duration,
 }
 
@@ -26,7 +24,7 @@ pub(super) struct Connector {
 struct TooSlow(Duration);
 
 impl Service<Uri> for Connector {
-    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
+    type Response = Heard<MaybeHttpsStream<Dialed>>;
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
 
@@ -37,7 +35,8 @@ impl Service<Uri> for Connector {
     fn call(&mut self, uri: Uri) -> Self::Future {
         let (connecting, patience) = (self.https.call(uri), self.patience);
         Box::pin(async move {
-            tokio::time::timeout(patience, connecting).await.unwrap_or_else(|_| Err(TooSlow(patience).into()))
+            let connected = tokio::time::timeout(patience, connecting).await;
+            connected.unwrap_or_else(|_| Err(TooSlow(patience).into())).map(Heard::new)
         })
     }
 }

@@ -22,6 +22,7 @@ mod reported;
 mod responses;
 pub mod sse;
 mod tools;
+pub mod websocket;
 
 #[cfg(test)]
 mod tests;
@@ -40,6 +41,10 @@ use answer::Answer;
 /// shape, as a stored response does, that answer is read all the same.
 #[must_use]
 pub fn read(exchange: &Exchange) -> Reading {
+    // What follows a switch of protocols is no request and no answer.
+    if exchange.response.as_ref().is_some_and(|r| r.status == 101) {
+        return Reading::default();
+    }
     let sent = encoding::decode(&exchange.request_body.bytes, &exchange.request_headers);
     let request = fields::parse(&sent).unwrap_or(Value::Null);
     let received = exchange.response.as_ref().map(|r| (r, encoding::decode(&r.body.bytes, &r.headers)));

@@ -183,6 +183,7 @@ async fn a_record_that_cannot_be_kept_does_not_take_its_neighbours_along() {
     for answer in [answers.0, answers.1, answers.2, answers.3, answers.4] {
         assert!(answer.whole);
     }
+    while sidecar.metric("remora_exchanges_lost_total{reason=\"refused\"}").await < 1.0 {}
     let mut kept: Vec<String> = sidecar.exchanges().into_iter().map(|e| e.target).collect();
     kept.sort();
     assert_eq!(kept, ["/a", "/b", "/c", "/d"]);

@@ -130,11 +130,11 @@ async fn a_damaged_database_is_named_with_what_to_do_and_nothing_is_deleted() {
             std::fs::write(&path, bytes).expect("written");
             let before = files(dir.path());
 
-            let output = ended(&mut run(dir.path())).await;
+            let output = remora(&with_data(&["export", "exchanges"], dir.path()));
             refused(&output, &[path.to_str().expect("a plain path"), "damaged"]);
             let way_out = if name == "record.db" { "--data" } else { "move it away" };
             assert!(text(&output.stderr).to_lowercase().contains(way_out), "{}", text(&output.stderr));
-            refused(&remora(&with_data(&["export", "exchanges"], dir.path())), &[name, "damaged"]);
+            refused(&remora(&with_data(&["export", "trajectories"], dir.path())), &[name, "damaged"]);
             let after = files(dir.path());
             for (file, bytes) in before {
                 assert!(after.get(&file) == Some(&bytes), "{name}: {} was changed", file.display());

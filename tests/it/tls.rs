@@ -85,7 +85,7 @@ async fn plain_and_streamed_answers_come_through_tls_in_the_version_that_is_agre
         let seen = peer.seen();
         assert_eq!(seen[0].body, "{ \"a\" : 1 }\n");
         assert!(seen.iter().all(|s| s.version == version), "{http2:?}: {seen:?}");
-        let recorded = sidecar.exchanges();
+        let recorded = sidecar.recorded(2).await;
         let bodies: Vec<_> =
             recorded.iter().map(|e| e.response.as_ref().expect("answered").body.bytes.clone()).collect();
         assert_eq!(bodies, [&b"{\"plain\": \xff}"[..], b"data: one\n\ndata: two\n\n"]);
@@ -143,7 +143,7 @@ async fn authorities_that_cannot_be_read_are_named_at_the_start() {
             }
             Err(error) => error,
         };
-        assert!(matches!(error, AppError::Upstream(SetupError::Ca { .. })), "{error}");
+        assert!(matches!(error, AppError::Upstream(SetupError::File { .. })), "{error}");
         let said = error.to_string();
         assert!(said.contains("upstream.ca") && said.contains("ca.pem") && said.contains(word), "{said}");
         assert!(!said.contains('\n'), "{said}");
@@ -157,7 +157,7 @@ async fn http2_is_spoken_in_clear_where_that_is_asked_for() {
     let answer = sidecar.post("/v1/chat/completions?q=1", "", b"{}").await;
     assert_eq!((answer.status, answer.whole, answer.body.as_slice()), (200, true, b"in clear".as_slice()));
     assert_eq!(peer.seen()[0].version, Version::HTTP_2);
-    assert_eq!(sidecar.exchanges()[0].ended, Ended::Complete);
+    assert_eq!(sidecar.recorded(1).await[0].ended, Ended::Complete);
 }
 
 #[tokio::test]
@@ -170,7 +170,7 @@ async fn trailers_of_an_http2_upstream_reach_an_http2_client() {
     let answer = answer.expect("it ends well");
     assert_eq!(answer.trailers().expect("trailers came")["x-checksum"], "abc");
     assert_eq!(answer.to_bytes(), "body");
-    let recorded = sidecar.exchanges();
+    let recorded = sidecar.recorded(1).await;
     assert_eq!(recorded[0].ended, Ended::Complete);
     assert_eq!(recorded[0].response.as_ref().expect("answered").body.bytes, "body");
 }
@@ -220,4 +220,83 @@ async fn cancelling_one_http2_stream_cancels_its_upstream_request_and_no_other()
             "all came over one connection"
         );
     }
+}
+
+#[tokio::test]
+async fn an_upstream_that_asks_for_a_certificate_is_shown_the_configured_one() {
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = |name: &str| dir.path().join(name);
+    authority.write(&file("ca.pem"));
+    clients.write_client(&file("client.pem"), &file("client.key"));
+    Authority::new().write_client(&file("stranger.pem"), &file("stranger.key"));
+    let peer = Peer::start(Offer::Mutual(&authority, &clients), |_| vec![Part::Data(b"welcome")]).await;
+    for (certificate, status) in [(Some("client"), 200), (Some("stranger"), 502), (None, 502)] {
+        let sidecar = Sidecar::configured(peer.url(), |c| {
+            c.upstream.ca = Some(file("ca.pem"));
+            c.upstream.client_certificate = certificate.map(|name| file(&format!("{name}.pem")));
+            c.upstream.client_key = certificate.map(|name| file(&format!("{name}.key")));
+        })
+        .await;
+        let answer = sidecar.post("/v1/x", "", b"{}").await;
+        let said = String::from_utf8_lossy(&answer.body).into_owned();
+        assert_eq!(answer.status, status, "{certificate:?}: {said}");
+        if status == 502 {
+            assert!(said.to_lowercase().contains("certificate") || said.contains("alert"), "{said}");
+        }
+    }
+    assert_eq!(peer.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn a_client_certificate_that_cannot_be_used_is_named_at_the_start_with_its_path_in_the_configuration() {
+    let authority = Authority::new();
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = |name: &str| dir.path().join(name);
+    authority.write_client(&file("a.pem"), &file("a.key"));
+    authority.write_client(&file("b.pem"), &file("b.key"));
+    std::fs::write(file("empty"), "").expect("written");
+    for (certificate, key, at, word) in [
+        ("a.pem", "b.key", "client_key", "does not fit"),
+        ("a.pem", "missing", "client_key", "No such file"),
+        ("a.pem", "empty", "client_key", "holds no private key"),
+        ("empty", "a.key", "client_certificate", "holds no certificate"),
+        ("missing", "a.key", "client_certificate", "No such file"),
+    ] {
+        let mut config = Config {
+            listen: "127.0.0.1:0".into(),
+            admin: "127.0.0.1:0".into(),
+            data: Some(file("data")),
+            ..Config::default()
+        };
+        let mut route = remora::config::Route { path: Some("/x".into()), ..Default::default() };
+        route.upstream.client_certificate = Some(file(certificate));
+        route.upstream.client_key = Some(file(key));
+        config.routes.push(route);
+        let said = match App::start(&config, None).await {
+            Ok(app) => {
+                app.stop().await;
+                panic!("it started with {certificate} and {key}");
+            }
+            Err(error) => error.to_string(),
+        };
+        assert!(said.contains(&format!("routes[0].upstream.{at}: ")) && said.contains(word), "{said}");
+        assert!(!said.contains('\n'), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn names_and_addresses_are_verified_and_only_names_are_sent() {
+    let authority = Authority::new();
+    let peer = Peer::start(Offer::Tls(&authority), |_| vec![Part::Data(b"fine")]).await;
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    authority.write(&dir.path().join("ca.pem"));
+    for host in ["127.0.0.1", "localhost"] {
+        let sidecar = Sidecar::configured(&format!("https://{host}:{}", peer.port()), |c| {
+            c.upstream.ca = Some(dir.path().join("ca.pem"));
+        })
+        .await;
+        assert_eq!(sidecar.post("/v1/x", "", b"{}").await.status, 200, "{host}");
+    }
+    assert_eq!(peer.asked_for(), [None, Some("localhost".to_owned())]);
 }

@@ -9,9 +9,53 @@ use crate::model::{Body, BodyHash, Ended, Exchange, ExchangeId, Headers, Micros,
 #[derive(Debug)]
 pub struct Entry {
     /// The bodies' bytes are empty; their hashes count only where they are truncated.
+    /// Its headers are empty, too.
     pub exchange: Exchange,
+    pub request_headers: HeaderLines,
+    pub response_headers: HeaderLines,
     pub request: Vec<Bytes>,
     pub response: Vec<Bytes>,
+}
+
+/// Header lines in order, names in lower case: as [`Headers`], in one piece of memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeaderLines {
+    text: String,
+    /// Where each name and value ends in the text.
+    ends: Vec<(u32, u32)>,
+}
+
+impl HeaderLines {
+    /// With room for so many lines.
+    #[must_use]
+    pub fn with_capacity(lines: usize) -> Self {
+        // Longer ones grow it.
+        Self { text: String::with_capacity(lines * 48), ends: Vec::with_capacity(lines) }
+    }
+
+    /// Adds a line; `value` appends it.
+    pub fn push(&mut self, name: &str, value: impl FnOnce(&mut String)) {
+        self.text.push_str(name);
+        let name = self.text.len() as u32;
+        value(&mut self.text);
+        self.ends.push((name, self.text.len() as u32));
+    }
+
+    fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
+        let mut from = 0;
+        self.ends.iter().map(move |(name, value)| {
+            let line = (&self.text[from..*name as usize], &self.text[*name as usize..*value as usize]);
+            from = *value as usize;
+            line
+        })
+    }
+}
+
+/// As [`Headers`] does it.
+impl Serialize for HeaderLines {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_seq(self.iter())
+    }
 }
 
 /// First bytes of a segment: what it is, and the version of its format. Its mark follows.
@@ -24,9 +68,9 @@ pub(super) const NO_MARK: Mark = [0; 8];
 /// Mark, length of what follows the head, CRC-32 of it; then the length of the description, the description, the bodies.
 const HEAD: usize = 16;
 
-/// What an entry says besides the bodies' bytes, which follow it.
+/// What an entry says besides the bodies' bytes, which follow it. `H`: what holds headers.
 #[derive(Serialize, Deserialize)]
-struct Description<'a> {
+struct Description<'a, H> {
     id: [u8; 16],
     #[serde(borrow)]
     tenant: Cow<'a, str>,
@@ -37,9 +81,9 @@ struct Description<'a> {
     method: Cow<'a, str>,
     target: Cow<'a, str>,
     upstream: Cow<'a, str>,
-    request_headers: Cow<'a, Headers>,
+    request_headers: H,
     request: BodyLine,
-    response: Option<(u16, Cow<'a, Headers>)>,
+    response: Option<(u16, H)>,
     response_body: BodyLine,
     started: i64,
     head: Option<i64>,
@@ -87,9 +131,9 @@ pub(super) fn encode(entry: &Entry, mark: &Mark, out: &mut Vec<u8>) {
         method: Cow::Borrowed(&e.method),
         target: Cow::Borrowed(&e.target),
         upstream: Cow::Borrowed(&e.upstream),
-        request_headers: Cow::Borrowed(&e.request_headers),
+        request_headers: &entry.request_headers,
         request: BodyLine::of(&e.request_body, &entry.request),
-        response: e.response.as_ref().map(|r| (r.status, Cow::Borrowed(&r.headers))),
+        response: e.response.as_ref().map(|r| (r.status, &entry.response_headers)),
         response_body: BodyLine::of(e.response.as_ref().map_or(&empty, |r| &r.body), &entry.response),
         started: e.timing.started.0,
         head: e.timing.head.map(|t| t.0),
@@ -147,7 +191,7 @@ pub(super) fn decode(bytes: &Bytes, mark: &Mark) -> Read {
 
 fn described(rest: &Bytes) -> Option<Exchange> {
     let length = u32::from_le_bytes(rest.get(..4)?.try_into().ok()?) as usize;
-    let d: Description<'_> = postcard::from_bytes(rest.get(4..4 + length)?).ok()?;
+    let d: Description<'_, Headers> = postcard::from_bytes(rest.get(4..4 + length)?).ok()?;
     let kept = |line: &BodyLine| usize::try_from(line.kept).ok();
     let from = 4 + length;
     let middle = from.checked_add(kept(&d.request)?)?;
@@ -156,11 +200,9 @@ fn described(rest: &Bytes) -> Option<Exchange> {
         return None;
     }
     let response = match d.response {
-        Some((status, headers)) => Some(Response {
-            status,
-            headers: headers.into_owned(),
-            body: d.response_body.body(rest.slice(middle..end)),
-        }),
+        Some((status, headers)) => {
+            Some(Response { status, headers, body: d.response_body.body(rest.slice(middle..end)) })
+        }
         None => None,
     };
     Some(Exchange {
@@ -171,7 +213,7 @@ fn described(rest: &Bytes) -> Option<Exchange> {
         method: d.method.into(),
         target: d.target.into(),
         upstream: d.upstream.into(),
-        request_headers: d.request_headers.into_owned(),
+        request_headers: d.request_headers,
         request_body: d.request.body(rest.slice(from..middle)),
         response,
         timing: Timing {

@@ -25,7 +25,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-pub use format::Entry;
+pub use format::{Entry, HeaderLines};
 pub use home::{Journal, SettleLock, WriterHome};
 pub use reader::{Batch, Position, Segment};
 pub use writer::{AppendError, JournalWriter};

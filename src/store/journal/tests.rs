@@ -23,7 +23,7 @@ fn entry(n: usize, length: usize) -> Entry {
         method: "POST".into(),
         target: format!("/v1/{n}"),
         upstream: "http://up".into(),
-        request_headers: Headers(vec![("accept".into(), "*/*".into())]),
+        request_headers: Headers::default(),
         request_body: line(length),
         response: Some(Response { status: 200, headers: Headers::default(), body: line(2) }),
         timing: Timing { started: Micros(1), head: Some(Micros(2)), first_byte: None, ended: Micros(3) },
@@ -31,7 +31,12 @@ fn entry(n: usize, length: usize) -> Entry {
         detail: Some("why".into()),
     };
     let request = vec![Bytes::from(vec![b'q'; length / 2]), Bytes::from(vec![b'r'; length - length / 2])];
-    Entry { exchange, request, response: vec![Bytes::from_static(b"{}")] }
+    let mut request_headers = HeaderLines::default();
+    request_headers.push("accept", |value| value.push_str("*/*"));
+    request_headers.push("x-empty", |_| ());
+    request_headers.push("x-last", |value| value.push_str("ö"));
+    let response_headers = HeaderLines::default();
+    Entry { exchange, request_headers, response_headers, request, response: vec![Bytes::from_static(b"{}")] }
 }
 
 struct World {
@@ -89,7 +94,8 @@ fn what_is_appended_comes_back_whole() {
     let response = read[0].response.as_ref().expect("there is one");
     assert_eq!((response.status, response.body.bytes.as_ref()), (200, &b"{}"[..]));
     assert_eq!((read[0].detail.as_deref(), read[0].ended), (Some("why"), Ended::Complete));
-    assert_eq!(read[0].request_headers.get("Accept"), Some("*/*"));
+    let lines = [("accept", "*/*"), ("x-empty", ""), ("x-last", "ö")];
+    assert_eq!(read[0].request_headers.0, lines.map(|(n, v)| (n.to_owned(), v.to_owned())));
 }
 
 #[test]

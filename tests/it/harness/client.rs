@@ -46,6 +46,60 @@ impl Connection {
         self.send(body).await;
     }
 
+    /// Ends this side (FIN): nothing more is sent, an answer may still come.
+    pub async fn end(&mut self) {
+        self.stream.shutdown().await.expect("it was open");
+    }
+
+    /// Closes with a reset (RST).
+    pub fn reset(self) {
+        self.stream.set_zero_linger().expect("a socket");
+    }
+
+    /// Sends as long as the other side takes it: how much that was.
+    pub async fn pour(&mut self, length: usize) -> usize {
+        let piece = vec![b'x'; 64 << 10];
+        let mut sent = 0;
+        while sent < length {
+            let n = piece.len().min(length - sent);
+            if self.stream.write_all(&piece[..n]).await.is_err() {
+                break;
+            }
+            sent += n;
+        }
+        sent
+    }
+
+    /// Reads exactly so many bytes.
+    pub async fn take(&mut self, n: usize) -> Vec<u8> {
+        while self.buffer.len() < n {
+            assert!(self.more().await, "it closed after {:?}", String::from_utf8_lossy(&self.buffer));
+        }
+        self.buffer.drain(..n).collect()
+    }
+
+    /// Reads up to and with the empty line.
+    pub async fn head(&mut self) -> String {
+        self.read_until(b"\r\n\r\n").await;
+        let end = self.buffer.windows(4).position(|w| w == b"\r\n\r\n").expect("just read");
+        String::from_utf8(self.buffer.drain(..end + 4).collect()).expect("a head is text")
+    }
+
+    /// Reads until the other side ends, and gives what came.
+    pub async fn rest(&mut self) -> Vec<u8> {
+        while self.more().await {}
+        std::mem::take(&mut self.buffer)
+    }
+
+    /// Whether the other side ends within `patience`; what came is kept.
+    pub async fn ends_within(&mut self, patience: std::time::Duration) -> bool {
+        timeout(patience, async {
+            while matches!(self.stream.read_buf(&mut self.buffer).await, Ok(n) if n > 0) {}
+        })
+        .await
+        .is_ok()
+    }
+
     /// Reads until the buffer holds `needle`, and gives all that came so far.
     pub async fn read_until(&mut self, needle: &[u8]) -> Vec<u8> {
         let found = |buffer: &[u8]| buffer.windows(needle.len()).any(|w| w == needle);

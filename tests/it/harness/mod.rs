@@ -1,6 +1,7 @@
 //! What the integration tests share: an upstream that does as it is told, a client that sees every byte, a Remora.
 
 mod client;
+mod connect;
 #[cfg(target_os = "linux")]
 mod disk;
 mod ledger;
@@ -10,6 +11,7 @@ mod tls;
 mod upstream;
 
 pub use client::{Answer, Connection};
+pub use connect::{ConnectProxy, tls_over, tunnel};
 #[cfg(target_os = "linux")]
 pub use disk::Disk;
 pub use ledger::{Seen, answer_to, echo, is_sound, question, recorded, scatter};

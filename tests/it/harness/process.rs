@@ -100,9 +100,30 @@ impl Process {
         Launch::new(data, scratch).with(&["--upstream", upstream]).start().await
     }
 
+    /// As [`start`](Self::start), with more configuration and variables.
+    pub async fn with(
+        upstream: &str,
+        data: &Path,
+        scratch: &Path,
+        more: &str,
+        variables: &[(&str, &str)],
+    ) -> Self {
+        let launch = Launch::new(data, scratch).with(&["--upstream", upstream]);
+        launch.configure(more);
+        variables.iter().fold(launch, |launch, (name, value)| launch.variable(name, value)).start().await
+    }
+
     /// Everything that was said so far.
     pub fn messages(&self) -> String {
         std::fs::read_to_string(&self.messages).unwrap_or_default()
+    }
+
+    /// Memory that the process holds, in bytes; as the system counts it, so only on Linux.
+    pub fn memory(&self) -> u64 {
+        let path = format!("/proc/{}/statm", self.child.id());
+        let statm = std::fs::read_to_string(path).expect("the process runs");
+        let pages: u64 = statm.split(' ').nth(1).and_then(|n| n.parse().ok()).expect("numbers");
+        pages * 4096
     }
 
     /// SIGKILL: nothing of it runs any more when this returns.

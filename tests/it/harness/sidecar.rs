@@ -22,7 +22,11 @@ impl Sidecar {
     }
 
     pub async fn configured(upstream: &str, change: impl FnOnce(&mut Config)) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory");
+        Self::again(tempfile::tempdir().expect("a temporary directory"), upstream, change).await
+    }
+
+    /// One in a data directory that may have been used before.
+    pub async fn again(dir: tempfile::TempDir, upstream: &str, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config {
             listen: "127.0.0.1:0".into(),
             admin: "127.0.0.1:0".into(),

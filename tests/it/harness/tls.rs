@@ -13,7 +13,9 @@ use hyper::body::{Body, Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use rustls_pki_types::PrivateKeyDer;
+use rustls::server::WebPkiClientVerifier;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -41,23 +43,45 @@ impl Authority {
         std::fs::write(path, &self.pem).expect("the certificate is written");
     }
 
-    /// A server for 127.0.0.1 that offers these protocols.
-    fn server(&self, protocols: &[&[u8]]) -> TlsAcceptor {
+    /// Writes a certificate for a client, and its key.
+    pub fn write_client(&self, certificate: &Path, key: &Path) {
+        let pair = rcgen::KeyPair::generate().expect("a key");
+        let params = rcgen::CertificateParams::new(vec!["client".to_owned()]).expect("a name");
+        let made = params.signed_by(&pair, &self.issuer).expect("a certificate");
+        std::fs::write(certificate, made.pem()).expect("the certificate is written");
+        std::fs::write(key, pair.serialize_pem()).expect("the key is written");
+    }
+
+    /// A server for [`NAMES`] that offers these protocols; `clients`: who issues the certificates that it asks for.
+    pub fn server(&self, protocols: &[&[u8]], clients: Option<&Self>) -> TlsAcceptor {
         let key = rcgen::KeyPair::generate().expect("a key");
-        let params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("a name");
+        let params = rcgen::CertificateParams::new(NAMES.map(str::to_owned)).expect("names");
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
         let key = PrivateKeyDer::try_from(key.serialize_der()).expect("just made");
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
-            .expect("the provider has them")
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], key)
-            .expect("the key fits");
+            .expect("the provider has them");
+        let builder = match clients {
+            None => builder.with_no_client_auth(),
+            Some(clients) => {
+                let mut roots = rustls::RootCertStore::empty();
+                roots
+                    .add(CertificateDer::from_pem_slice(clients.pem.as_bytes()).expect("a certificate"))
+                    .expect("fine");
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                builder.with_client_cert_verifier(verifier.build().expect("it has a root"))
+            }
+        };
+        let mut config =
+            builder.with_single_cert(vec![certificate.der().clone()], key).expect("the key fits");
         config.alpn_protocols = protocols.iter().map(|p| p.to_vec()).collect();
         TlsAcceptor::from(Arc::new(config))
     }
 }
+
+/// Whom the servers' certificates are for.
+pub const NAMES: [&str; 3] = ["127.0.0.1", "localhost", "llm.example"];
 
 /// How a [`Peer`] is reached.
 #[derive(Clone, Copy)]
@@ -67,6 +91,8 @@ pub enum Offer<'a> {
     Tls(&'a Authority),
     /// TLS without HTTP/2.
     TlsHttp1(&'a Authority),
+    /// TLS for clients with a certificate of the second authority.
+    Mutual(&'a Authority, &'a Authority),
 }
 
 /// An upstream that speaks what the raw one does not: TLS, HTTP/2, trailers.
@@ -74,6 +100,7 @@ pub struct Peer {
     url: String,
     seen: Arc<Mutex<Vec<Seen>>>,
     cancelled: Arc<AtomicUsize>,
+    asked_for: Arc<Mutex<Vec<Option<String>>>>,
 }
 
 /// A request as it arrived.
@@ -102,25 +129,33 @@ impl Peer {
     ) -> Self {
         let tls = match offer {
             Offer::Clear => None,
-            Offer::Tls(authority) => Some(authority.server(&[b"h2", b"http/1.1"])),
-            Offer::TlsHttp1(authority) => Some(authority.server(&[b"http/1.1"])),
+            Offer::Tls(authority) => Some(authority.server(&[b"h2", b"http/1.1"], None)),
+            Offer::TlsHttp1(authority) => Some(authority.server(&[b"http/1.1"], None)),
+            Offer::Mutual(authority, clients) => Some(authority.server(&[b"http/1.1"], Some(clients))),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address: SocketAddr = listener.local_addr().expect("a bound address");
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let peer =
-            Self { url: format!("{scheme}://{address}"), seen: Arc::default(), cancelled: Arc::default() };
+        let peer = Self {
+            url: format!("{scheme}://{address}"),
+            seen: Arc::default(),
+            cancelled: Arc::default(),
+            asked_for: Arc::default(),
+        };
+        let asked_for = peer.asked_for.clone();
         let desk =
             Desk { script: Arc::new(script), seen: peer.seen.clone(), cancelled: peer.cancelled.clone() };
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (desk, tls) = (desk.clone(), tls.clone());
+                let (desk, tls, asked_for) = (desk.clone(), tls.clone(), asked_for.clone());
                 tokio::spawn(async move {
                     match tls {
                         None => desk.serve(stream).await,
                         // A client that does not trust us ends here.
                         Some(tls) => {
                             if let Ok(stream) = tls.accept(stream).await {
+                                let name = stream.get_ref().1.server_name().map(str::to_owned);
+                                asked_for.lock().expect("no test panics here").push(name);
                                 desk.serve(stream).await;
                             }
                         }
@@ -133,6 +168,16 @@ impl Peer {
 
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Its port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.url.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port ends the URL")
+    }
+
+    /// The names that clients asked for in TLS, a connection each.
+    pub fn asked_for(&self) -> Vec<Option<String>> {
+        self.asked_for.lock().expect("no test panics here").clone()
     }
 
     pub fn seen(&self) -> Vec<Seen> {

@@ -32,6 +32,14 @@ pub enum Piece {
     Pause(std::time::Duration),
     /// Closes the connection.
     Cut,
+    /// Closes it with a reset (RST).
+    Reset,
+    /// Reads these bytes, and fails the test at others.
+    Take(Vec<u8>),
+    /// Sends back what comes, until the other side ends; then ends, too.
+    Echo,
+    /// Ends this side (FIN); the other may go on.
+    End,
     /// Reads until the proxy closes the connection.
     UntilClosed,
 }
@@ -121,6 +129,32 @@ async fn converse(
                 Piece::Wait(gate) => gate.opened().await,
                 Piece::Pause(span) => tokio::time::sleep(span).await,
                 Piece::Cut => return,
+                Piece::Reset => {
+                    stream.set_zero_linger().expect("a socket");
+                    return;
+                }
+                Piece::Take(expected) => {
+                    while buffer.len() < expected.len() {
+                        let n = stream.read_buf(&mut buffer).await.unwrap_or(0);
+                        assert_ne!(n, 0, "only {:?} came", String::from_utf8_lossy(&buffer));
+                    }
+                    let got: Vec<u8> = buffer.drain(..expected.len()).collect();
+                    assert_eq!(String::from_utf8_lossy(&got), String::from_utf8_lossy(&expected));
+                }
+                Piece::Echo => {
+                    loop {
+                        if stream.write_all(&buffer).await.is_err() {
+                            break;
+                        }
+                        buffer.clear();
+                        if !matches!(stream.read_buf(&mut buffer).await, Ok(n) if n > 0) {
+                            break;
+                        }
+                    }
+                    *cancelled.lock().expect("no test panics here") += 1;
+                    return;
+                }
+                Piece::End => stream.shutdown().await.expect("it was open"),
                 Piece::UntilClosed => {
                     let mut rest = [0; 1024];
                     while let Ok(n) = stream.read(&mut rest).await {
@@ -152,7 +186,10 @@ async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Re
             l.split_once(':').filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.trim())
         })
     };
-    let body = if let Some(length) = field("content-length") {
+    // Says that the script wants to begin before the body is there.
+    let body = if field("x-early").is_some() {
+        Vec::new()
+    } else if let Some(length) = field("content-length") {
         let length: usize = length.parse().expect("a length");
         while buffer.len() < length {
             if stream.read_buf(buffer).await.ok()? == 0 {

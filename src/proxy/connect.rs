@@ -1,0 +1,241 @@
+//! Forward-proxy mode: for apps whose base URL cannot be changed, but that honour `HTTPS_PROXY`.
+//!
+//! In: `CONNECT host:port`, and requests whose target is a whole URL. Out: for listed hosts, their requests, decrypted
+//! with a certificate of the local authority, for the forwarder; for others, a blind tunnel.
+//!
+//! Always true: a blind tunnel is never looked into; it leads neither to ports that are not allowed, nor to this machine
+//! unless that is allowed, nor ever to Remora itself; `Proxy-Authorization` goes nowhere.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::uri::{Authority as HostPort, Scheme};
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::task::TaskTracker;
+
+use super::authority::{Authority, AuthorityError};
+use super::blind::{Gate, Refusal, pipe};
+use super::line::{Line, Tunnels};
+use super::respond::{self, ProxyBody};
+use super::route::{Otherwise, Upstream};
+use super::turn::Turn;
+use super::{Forwarder, listener};
+use crate::config::{self, Config};
+use crate::tasks::Tasks;
+use crate::telemetry::Metrics;
+use crate::upstream::{HttpUpstream, Setup, SetupError};
+
+/// Takes what comes to us as a forward proxy.
+pub struct ForwardProxy {
+    listed: Vec<Arc<Listed>>,
+    authority: Authority,
+    gate: Gate,
+    tasks: Tasks,
+    /// Connections within connections, which the listener does not see.
+    open: TaskTracker,
+    metrics: Metrics,
+}
+
+/// A host whose traffic is recorded.
+struct Listed {
+    host: String,
+    /// None: the usual one of the scheme.
+    port: Option<u16>,
+    https: Upstream,
+    http: Upstream,
+}
+
+/// Forward-proxy mode cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ForwardProxyError {
+    #[error("forward_proxy: {0}")]
+    Authority(#[from] AuthorityError),
+    #[error(transparent)]
+    Upstream(#[from] SetupError),
+}
+
+/// A client that was promised a tunnel begins with TLS within this time.
+const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(60);
+
+impl ForwardProxy {
+    /// What the configuration asks for; none where the mode is off. `own` are the ports that Remora listens on.
+    ///
+    /// # Errors
+    /// When the local authority or an upstream cannot be set up.
+    pub fn build(
+        config: &Config,
+        folder: &std::path::Path,
+        own: &[u16],
+        setup: Setup,
+        tasks: Tasks,
+        metrics: Metrics,
+    ) -> Result<Option<Self>, ForwardProxyError> {
+        let section = &config.forward_proxy;
+        if !section.enabled {
+            return Ok(None);
+        }
+        let mut listed = Vec::new();
+        for (i, entry) in section.hosts.iter().enumerate() {
+            let place: HostPort = entry.parse().expect("checked with the configuration");
+            let upstream = |scheme: &str| {
+                let url = format!("{scheme}://{place}");
+                // Proxy and patience as for all; keys and authorities are the other upstream's affair.
+                let config = config::Upstream {
+                    url,
+                    ca: None,
+                    client_certificate: None,
+                    client_key: None,
+                    idle_timeout: None,
+                    http2: config::Http2::Auto,
+                    ..config.upstream.clone()
+                };
+                HttpUpstream::build(&config, &format!("forward_proxy.hosts[{i}]"), &setup)
+            };
+            listed.push(Arc::new(Listed {
+                host: place.host().to_owned(),
+                port: place.port_u16(),
+                https: upstream("https")?,
+                http: upstream("http")?,
+            }));
+        }
+        let authority = Authority::open(folder, &section.host_names())?;
+        let gate = Gate::new(section, &config.upstream, own, setup);
+        Ok(Some(Self { listed, authority, gate, tasks, open: TaskTracker::new(), metrics }))
+    }
+
+    /// The certificate that apps are to trust.
+    #[must_use]
+    pub fn certificate(&self) -> &std::path::Path {
+        self.authority.certificate()
+    }
+
+    /// Waits until connections within connections have ended; call it when no new ones come.
+    pub(super) async fn ended(&self) {
+        self.open.close();
+        self.open.wait().await;
+    }
+
+    /// Answers a request that takes us for a forward proxy.
+    pub(super) async fn answer(
+        &self,
+        forwarder: &Arc<Forwarder>,
+        mut request: Request<Incoming>,
+        line: &Line,
+    ) -> Response<ProxyBody> {
+        let Some(place) = request.uri().authority().cloned() else {
+            return refuse(StatusCode::BAD_REQUEST, "the target names no host");
+        };
+        if request.method() != Method::CONNECT {
+            let https = request.uri().scheme() == Some(&Scheme::HTTPS);
+            let Some(listed) = self.listed(place.host(), place.port_u16(), if https { 443 } else { 80 })
+            else {
+                let message =
+                    format!("{} is not among forward_proxy.hosts; set NO_PROXY for it", place.host());
+                return refuse(StatusCode::FORBIDDEN, &message);
+            };
+            let upstream = if https { &listed.https } else { &listed.http };
+            let otherwise = Otherwise { upstream, host: Some(&listed.host) };
+            return forwarder.forward(request, line, otherwise).await;
+        }
+        let Some(port) = place.port_u16() else {
+            return refuse(StatusCode::BAD_REQUEST, "CONNECT takes host:port");
+        };
+        let upgrade = hyper::upgrade::on(&mut request);
+        match self.listed(place.host(), Some(port), 443) {
+            Some(listed) => match self.authority.server(&listed.host) {
+                Ok(tls) => self.stand_in(forwarder.clone(), listed.clone(), tls.into(), upgrade, line.number),
+                Err(error) => return refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+            },
+            None => match self.gate.open(place.host(), port).await {
+                Ok(server) => {
+                    self.metrics.tunnels.increment(1);
+                    let (bytes, stopping) = (self.metrics.tunnel_bytes.clone(), self.tasks.stopping());
+                    self.tasks.spawn_connection(self.open.track_future(async move {
+                        if let Ok(client) = upgrade.await {
+                            pipe(TokioIo::new(client), server, bytes, stopping).await;
+                        }
+                    }));
+                }
+                Err(Refusal::Forbidden(reason)) => return refuse(StatusCode::FORBIDDEN, &reason),
+                Err(Refusal::Unreachable(reason)) => return refuse(StatusCode::BAD_GATEWAY, &reason),
+            },
+        }
+        Response::new(ProxyBody::Own(None))
+    }
+
+    fn listed(&self, host: &str, port: Option<u16>, usual: u16) -> Option<&Arc<Listed>> {
+        let port = port.unwrap_or(usual);
+        self.listed
+            .iter()
+            .find(|listed| listed.host.eq_ignore_ascii_case(host) && listed.port.unwrap_or(usual) == port)
+    }
+
+    /// Serves what the client believes to send to a listed host.
+    fn stand_in(
+        &self,
+        forwarder: Arc<Forwarder>,
+        listed: Arc<Listed>,
+        tls: TlsAcceptor,
+        upgrade: OnUpgrade,
+        connection: i64,
+    ) {
+        let stopping = self.tasks.stopping();
+        // Interim answers and half-closed clients are an affair of connections in clear.
+        let tunnels = Tunnels::new(self.tasks.clone(), self.open.clone());
+        let line = Line { number: connection, turn: Turn::default(), tunnels };
+        self.tasks.spawn_connection(self.open.track_future(async move {
+            let Ok(client) = upgrade.await else { return };
+            let accepted = tokio::select! {
+                accepted = tokio::time::timeout(HANDSHAKE_PATIENCE, tls.accept(TokioIo::new(client))) => accepted,
+                () = stopping.cancelled() => return,
+            };
+            let stream = match accepted {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => {
+                    // Most likely it does not trust the authority yet, which should be easy to find out.
+                    tracing::warn!(host = listed.host, %error, "an app refuses the local authority's certificate");
+                    return;
+                }
+                Err(_) => return,
+            };
+            let service = service_fn(move |request: Request<Incoming>| {
+                let (forwarder, listed, line) = (forwarder.clone(), listed.clone(), line.clone());
+                async move {
+                    let otherwise = Otherwise { upstream: &listed.https, host: Some(&listed.host) };
+                    let response = if request.method() == Method::CONNECT {
+                        refuse(StatusCode::METHOD_NOT_ALLOWED, "a tunnel within a tunnel leads nowhere")
+                    } else {
+                        forwarder.forward(request, &line, otherwise).await
+                    };
+                    Ok::<_, Infallible>(response)
+                }
+            });
+            let server = listener::builder();
+            let mut served =
+                std::pin::pin!(server.serve_connection_with_upgrades(TokioIo::new(stream), service));
+            let ended = tokio::select! {
+                ended = served.as_mut() => ended,
+                () = stopping.cancelled() => {
+                    served.as_mut().graceful_shutdown();
+                    served.await
+                }
+            };
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a connection within a tunnel ended");
+            }
+        }));
+    }
+}
+
+fn refuse(status: StatusCode, message: &str) -> Response<ProxyBody> {
+    let kind = if status.is_server_error() { "upstream_error" } else { "invalid_request_error" };
+    respond::error(status, kind, "connect", &format!("Remora: {message}"))
+        .map(|bytes: Bytes| ProxyBody::Own(Some(bytes)))
+}
