@@ -1,5 +1,7 @@
 //! What fuzzing found, and where it begins: each committed seed keeps its law (see `fuzz/README.md`).
 
+#[path = "../../fuzz/laws/body_split.rs"]
+mod body_split;
 #[path = "../../fuzz/laws/config.rs"]
 mod config;
 #[path = "../../fuzz/laws/journal.rs"]
@@ -31,4 +33,9 @@ fn the_seeds_of_settings_keep_their_law() {
 #[test]
 fn the_seeds_of_journals_keep_their_law() {
     each_seed("journal", journal::holds);
+}
+
+#[test]
+fn the_seeds_of_split_bodies_keep_their_law() {
+    each_seed("body_split", body_split::holds);
 }

@@ -6,9 +6,9 @@ mod assembly;
 mod capture;
 mod command_line;
 mod demo;
-mod failures;
 #[cfg(target_os = "linux")]
 mod fail_open;
+mod failures;
 mod faults;
 mod feedback;
 mod forward_proxy;
