@@ -23,9 +23,11 @@ const QUEUE: usize = 16_384;
 const BATCH: usize = 256;
 /// Bytes of bodies in one write, at most, unless one record has more.
 const BATCH_BYTES: usize = 4 << 20;
-/// Exchanges under way are looked at this often, and saved when they are older. Twice this is the most that a crash can
-/// take from their end.
+/// Exchanges under way are looked at this often.
 const CHECKPOINT: Duration = Duration::from_secs(1);
+/// And saved when they are older than this: the others are likely to end by themselves before the next look. Together
+/// with [`CHECKPOINT`] it is the most that a crash can take from their end; 2 s are promised.
+const YOUNG: Duration = Duration::from_millis(500);
 
 /// Takes exchanges. Cheap to clone.
 #[derive(Clone)]
@@ -239,18 +241,49 @@ impl RecorderWorker {
 
     /// Saves what passed of the exchanges that have been under way for a while.
     fn checkpoint(&mut self) {
-        let old = Micros::now().minus(CHECKPOINT);
+        self.writer.tend();
+        let now = Micros::now();
         let all: Vec<SharedOpen> =
             list(&self.shared.under_way).iter().map(|(_, open)| open.clone()).collect();
         for shared in all {
             // Held only while what is new is copied, not while it is written.
             let new = lock(&shared)
                 .as_mut()
-                .filter(|open| open.timing.started <= old)
+                .filter(|open| !is_young(open.timing.started, now))
                 .and_then(|open| self.writer.news(open));
-            if let Some(entry) = new {
-                self.writer.save(&entry);
+            if let Some((entry, first)) = new
+                && !self.writer.save(&entry, first)
+                && let Some(open) = lock(&shared).as_mut()
+            {
+                // The next look begins anew.
+                open.saved = None;
             }
         }
+    }
+}
+
+/// Whether an exchange has not been under way for long. One that began in the future was there before the clock was set
+/// back.
+fn is_young(started: Micros, now: Micros) -> bool {
+    started <= now && started.until(now) < YOUNG
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_jumps_keeps_nothing_from_being_saved() {
+        let (now, hour) = (Micros::now(), Duration::from_secs(3600));
+        assert!(is_young(now, now) && is_young(now.minus(YOUNG / 2), now));
+        assert!(!is_young(now.minus(YOUNG), now));
+        // Forward by an hour, and back by one.
+        assert!(!is_young(now, now.plus(hour)));
+        assert!(!is_young(now, now.minus(hour)));
+        // What it makes of ages: never less than nothing, never a panic.
+        assert_eq!(now.until(now.minus(hour)), Duration::ZERO);
+        assert_eq!(Micros(i64::MIN).until(Micros(i64::MAX)), Duration::from_micros(i64::MAX as u64));
+        assert_eq!(Micros(i64::MIN).minus(hour), Micros(i64::MIN));
+        assert_eq!(Micros(i64::MAX).plus(Duration::MAX), Micros(i64::MAX));
     }
 }

@@ -1,6 +1,7 @@
 use std::time::{Duration, Instant};
 
 use super::backlog::Backlog;
+use crate::config::Durability;
 use crate::model::Exchange;
 use crate::store::journal::{Journal, Position, Segment, WriterHome};
 use crate::store::{DataDir, RecordWriter, StoreError};
@@ -12,9 +13,9 @@ use crate::telemetry::Metrics;
 pub struct Settler {
     dir: DataDir,
     journal: Journal,
-    durability: crate::config::Durability,
-    /// Opened when there is something to write.
-    record: Option<RecordWriter>,
+    durability: Durability,
+    /// Opened when there is something to write, for what it is to survive.
+    record: Option<(Durability, RecordWriter)>,
     /// What this process appended; none in one that appends nothing.
     own: Option<Own>,
     metrics: Option<Metrics>,
@@ -54,7 +55,7 @@ enum Stuck {
 impl Settler {
     pub(super) fn new(
         dir: DataDir,
-        durability: crate::config::Durability,
+        durability: Durability,
         own: Option<Own>,
         metrics: Option<Metrics>,
     ) -> Self {
@@ -119,25 +120,44 @@ impl Settler {
 
     fn settle(&mut self, go_on: &mut dyn FnMut() -> bool) -> Result<(), Stuck> {
         let Some(_lock) = self.journal.lock()? else { return Ok(()) };
+        let mut stuck = None;
         for writer in self.journal.writers()? {
-            // Asked before reading: what its process appended until then is read.
-            let left = writer.is_left()?;
-            if !self.writer(&writer, left, go_on)? {
-                return Ok(());
-            }
-            if left {
-                let open = writer.open_exchanges()?;
-                self.keep(&open)?;
-                writer.clear()?;
+            match self.home(&writer, go_on) {
+                Ok(true) => {}
+                Ok(false) => break,
+                // A file that cannot be read must not keep those of others from being moved.
+                Err(error @ Stuck::Journal(_)) => stuck = Some(error),
+                Err(error) => return Err(error),
             }
         }
-        Ok(())
+        stuck.map_or(Ok(()), Err)
+    }
+
+    /// Settles what one process has appended, and clears it away when that process is gone. False when it was to stop.
+    fn home(&mut self, writer: &WriterHome, go_on: &mut dyn FnMut() -> bool) -> Result<bool, Stuck> {
+        // Asked before reading: what its process appended until then is read.
+        let left = writer.is_left()?;
+        // What was promised when it was appended holds, whatever is promised now and whoever moves it.
+        let durability = if writer.survives_power() { Durability::Power } else { self.durability };
+        if self.record.as_ref().is_some_and(|(open, _)| *open != durability) {
+            self.record = None;
+        }
+        if !self.writer(writer, durability, left, go_on)? {
+            return Ok(false);
+        }
+        if left {
+            let open = writer.open_exchanges()?;
+            self.keep(&open, durability)?;
+            writer.clear()?;
+        }
+        Ok(true)
     }
 
     /// Settles what one process has appended until now; `left`: nothing more comes. False when it was to stop.
     fn writer(
         &mut self,
         writer: &WriterHome,
+        durability: Durability,
         left: bool,
         go_on: &mut dyn FnMut() -> bool,
     ) -> Result<bool, Stuck> {
@@ -147,7 +167,7 @@ impl Settler {
             let over = left || at + 1 < segments.len();
             if segment.number >= settled.segment {
                 let offset = if segment.number == settled.segment { settled.offset } else { 0 };
-                if !self.segment(writer, segment, offset, over, go_on)? {
+                if !self.segment(writer, segment, offset, (over, durability), go_on)? {
                     return Ok(false);
                 }
             }
@@ -163,7 +183,7 @@ impl Settler {
         writer: &WriterHome,
         segment: &Segment,
         mut offset: u64,
-        over: bool,
+        (over, durability): (bool, Durability),
         go_on: &mut dyn FnMut() -> bool,
     ) -> Result<bool, Stuck> {
         // What comes meanwhile is for the next round: under load this one would never end.
@@ -187,7 +207,7 @@ impl Settler {
                 break;
             }
             for exchanges in batch.exchanges.chunks(BATCH) {
-                self.keep(exchanges)?;
+                self.keep(exchanges, durability)?;
             }
             offset = batch.offset;
             writer.note_settled(Position { segment: segment.number, offset })?;
@@ -196,13 +216,13 @@ impl Settler {
     }
 
     /// Writes exchanges into the record. Where one of them cannot be written whatever happens, it alone is given up.
-    fn keep(&mut self, exchanges: &[Exchange]) -> Result<(), Stuck> {
+    fn keep(&mut self, exchanges: &[Exchange], durability: Durability) -> Result<(), Stuck> {
         if exchanges.is_empty() {
             return Ok(());
         }
-        let record = match &mut self.record {
+        let (_, record) = match &mut self.record {
             Some(record) => record,
-            none => none.insert(RecordWriter::open(&self.dir, self.durability)?),
+            none => none.insert((durability, RecordWriter::open(&self.dir, durability)?)),
         };
         match record.write(exchanges) {
             Ok(()) => Ok(()),
@@ -214,7 +234,7 @@ impl Settler {
                 }
                 Ok(())
             }
-            Err(_) => exchanges.chunks(1).try_for_each(|one| self.keep(one)),
+            Err(_) => exchanges.chunks(1).try_for_each(|one| self.keep(one, durability)),
         }
     }
 }
@@ -259,7 +279,7 @@ pub fn settle(dir: &DataDir, patience: Duration) -> std::io::Result<()> {
     let journal = Journal::of(dir);
     let ends = journal.ends()?;
     let began = Instant::now();
-    let mut settler = Settler::new(dir.clone(), crate::config::Durability::Process, None, None);
+    let mut settler = Settler::new(dir.clone(), Durability::Process, None, None);
     while !journal.reached(&ends)? {
         if began.elapsed() > patience {
             let message = format!("the journal is not moved into the record within {patience:?}");

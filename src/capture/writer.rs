@@ -78,8 +78,8 @@ impl Writer {
         }
     }
 
-    /// What is new of an exchange under way since it was last saved; none where nothing is.
-    pub fn news(&mut self, open: &mut Open) -> Option<Entry> {
+    /// What is new of an exchange under way since it was last saved, and whether it is the first; none where nothing is.
+    pub fn news(&mut self, open: &mut Open) -> Option<(Entry, bool)> {
         let now = Saved {
             request: open.request.kept(),
             response: open.response.kept(),
@@ -88,7 +88,9 @@ impl Writer {
         if open.saved == Some(now) {
             return None;
         }
-        let before = open.saved.replace(now).unwrap_or(Saved { request: 0, response: 0, head: false });
+        let before = open.saved.replace(now);
+        let first = before.is_none();
+        let before = before.unwrap_or(Saved { request: 0, response: 0, head: false });
         let (request_line, request) = open.request.since(before.request);
         let (response_line, response) = open.response.since(before.response);
         let mut exchange = described(&mut self.redactor, open);
@@ -103,13 +105,22 @@ impl Writer {
             exchange.response =
                 Some(Response { status: *status, headers: Headers::default(), body: response_line });
         }
-        Some(Entry { exchange, request_headers, response_headers, request, response })
+        Some((Entry { exchange, request_headers, response_headers, request, response }, first))
     }
 
-    /// Saves what is new of an exchange under way. Where that fails, a crash costs a longer piece of it.
-    pub fn save(&mut self, entry: &Entry) {
-        if let Err(error) = self.journal.checkpoint(entry) {
+    /// Saves what is new of an exchange under way. False where that fails: nothing of it is saved any more.
+    pub fn save(&mut self, entry: &Entry, first: bool) -> bool {
+        let saved = self.journal.checkpoint(entry, first);
+        if let Err(error) = &saved {
             self.metrics.checkpoints_failed.increment(1);
+            self.fail(error);
+        }
+        saved.is_ok()
+    }
+
+    /// Looks after the journal's files; to be called now and then.
+    pub fn tend(&mut self) {
+        if let Err(error) = self.journal.tend() {
             self.fail(&error);
         }
     }

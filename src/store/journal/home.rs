@@ -19,6 +19,9 @@ pub struct Journal {
 #[derive(Debug)]
 pub struct SettleLock(#[expect(dead_code, reason = "held, not used")] File);
 
+/// In the directory of a writer that syncs.
+const POWER: &str = "power";
+
 /// What one process appended, or still appends.
 #[derive(Clone, Debug)]
 pub struct WriterHome {
@@ -36,15 +39,9 @@ impl Journal {
     /// # Errors
     /// When the directory cannot be written.
     pub fn writer(&self, durability: Durability) -> io::Result<JournalWriter> {
-        make_private_dir(&self.dir)?;
-        let name = uuid::Uuid::now_v7().simple().to_string();
-        // Complete before it can be seen: without its lock held it would count as left behind.
-        let (making, dir) = (self.dir.join(format!(".{name}")), self.dir.join(name));
-        make_private_dir(&making.join("open"))?;
-        let lock = open_lock(&making.join("lock"))?;
-        lock.try_lock().map_err(io::Error::from)?;
-        std::fs::rename(&making, &dir)?;
-        JournalWriter::begin(WriterHome { dir }, lock, durability == Durability::Power)
+        let home = WriterHome { dir: self.dir.join(uuid::Uuid::now_v7().simple().to_string()) };
+        let lock = home.make(durability == Durability::Power)?;
+        JournalWriter::begin(home, lock, durability == Durability::Power)
     }
 
     /// Takes the right to move entries into the record; none while another process has it.
@@ -99,12 +96,51 @@ impl Journal {
 }
 
 impl WriterHome {
+    /// Makes its directory, or what is missing of it; gives its lock, held. `power`: what it holds is to survive loss of
+    /// power, in the record as well.
+    pub(super) fn make(&self, power: bool) -> io::Result<File> {
+        let parent = self.dir.parent().expect("it is in the journal's directory");
+        make_private_dir(parent)?;
+        // Complete before it can be seen: without its lock held it would count as left behind.
+        let mut hidden = std::ffi::OsString::from(".");
+        hidden.push(self.dir.file_name().expect("it has a name"));
+        let hidden = parent.join(hidden);
+        make_private_dir(&hidden.join("open"))?;
+        let lock = open_lock(&hidden.join("lock"))?;
+        lock.try_lock().map_err(io::Error::from)?;
+        if power {
+            File::create(hidden.join(POWER))?;
+        }
+        if std::fs::rename(&hidden, &self.dir).is_err() {
+            // Some of it is still there.
+            make_private_dir(&self.dir.join("open"))?;
+            for name in [POWER, "lock"] {
+                if hidden.join(name).exists() {
+                    std::fs::rename(hidden.join(name), self.dir.join(name))?;
+                }
+            }
+            std::fs::remove_dir_all(&hidden)?;
+        }
+        Ok(lock)
+    }
+
+    pub(super) fn lock_path(&self) -> PathBuf {
+        self.dir.join("lock")
+    }
+
+    /// Whether its entries were promised to survive loss of power: then they must, in the record as well, whoever moves
+    /// them there.
+    #[must_use]
+    pub fn survives_power(&self) -> bool {
+        self.dir.join(POWER).exists()
+    }
+
     /// Whether its process is gone, so that nothing will be appended any more.
     ///
     /// # Errors
     /// When the lock cannot be tried.
     pub fn is_left(&self) -> io::Result<bool> {
-        match OpenOptions::new().read(true).write(true).open(self.dir.join("lock")) {
+        match OpenOptions::new().read(true).write(true).open(self.lock_path()) {
             Ok(file) => locked(&file),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(true),
             Err(e) => Err(e),

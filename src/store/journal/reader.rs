@@ -80,6 +80,11 @@ impl Segment {
         (&mut file).take(Self::BEGINNING).read_to_end(&mut head)?;
         let Some((magic, mark)) = head.split_first_chunk() else { return Ok(Batch::ended(offset)) };
         let Ok(mark) = Mark::try_from(mark) else { return Ok(Batch::ended(offset)) };
+        if magic == &[0; MAGIC.len()] {
+            // Of a file that was begun when the power went: its length was kept, its blocks were not.
+            let end = self.end().offset;
+            return Ok(Batch { damaged: end.saturating_sub(offset), ..Batch::ended(end) });
+        }
         if magic != MAGIC {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,

@@ -1,5 +1,5 @@
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::PathBuf;
 
 use super::format::{self, Entry, Mark, NO_MARK};
@@ -18,7 +18,7 @@ const BUFFER: usize = 4 << 20;
 pub struct JournalWriter {
     home: WriterHome,
     /// Held as long as the writer lives: says that more may come.
-    _lock: File,
+    lock: File,
     file: File,
     /// Of the segment.
     mark: Mark,
@@ -26,6 +26,8 @@ pub struct JournalWriter {
     length: u64,
     /// Whether a batch is synced to the disk before it counts as kept.
     sync: bool,
+    /// The segment's name may be lost with the power: its directory is not synced yet.
+    unnamed: bool,
     buffer: Vec<u8>,
     /// Where the entries of the batch end in the buffer.
     ends: Vec<usize>,
@@ -46,18 +48,19 @@ pub struct AppendError {
 impl JournalWriter {
     pub(super) fn begin(home: WriterHome, lock: File, sync: bool) -> io::Result<Self> {
         let (file, mark, length) = segment(&home, 1)?;
-        let me = Self {
+        let mut me = Self {
             home,
-            _lock: lock,
+            lock,
             file,
             mark,
             number: 1,
             length,
             sync,
+            unnamed: sync,
             buffer: Vec::new(),
             ends: Vec::new(),
         };
-        me.sync_directory()?;
+        me.name_lastingly()?;
         Ok(me)
     }
 
@@ -76,7 +79,7 @@ impl JournalWriter {
         self.buffer.clear();
         self.ends.clear();
         // First, for each segment has its own mark.
-        let begun = if self.length >= SEGMENT { self.next_segment() } else { Ok(()) };
+        let begun = if self.length >= SEGMENT { self.next_segment() } else { self.name_lastingly() };
         for entry in entries {
             format::encode(&entry, &self.mark, &mut self.buffer);
             self.ends.push(self.buffer.len());
@@ -134,13 +137,64 @@ impl JournalWriter {
     }
 
     fn next_segment(&mut self) -> io::Result<()> {
-        (self.file, self.mark, self.length) = segment(&self.home, self.number + 1)?;
-        self.number += 1;
-        self.sync_directory()
+        match segment(&self.home, self.number + 1) {
+            Ok(next) => {
+                (self.file, self.mark, self.length) = next;
+                self.number += 1;
+                self.unnamed = self.sync;
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => self.begin_again()?,
+            Err(e) => return Err(e),
+        }
+        self.name_lastingly()
     }
 
-    fn sync_directory(&self) -> io::Result<()> {
-        if self.sync { File::open(&self.home.dir)?.sync_all() } else { Ok(()) }
+    /// Sees to it that loss of power does not take the segment's name, or that of a directory above it.
+    fn name_lastingly(&mut self) -> io::Result<()> {
+        if self.unnamed {
+            // The data directory may be new as well.
+            for dir in self.home.dir.ancestors().take(4).filter(|dir| !dir.as_os_str().is_empty()) {
+                File::open(dir)?.sync_all()?;
+            }
+            self.unnamed = false;
+        }
+        Ok(())
+    }
+
+    /// Looks whether what is appended still has a name, and gives it one again where somebody deleted or moved it: what
+    /// is in an open file is not lost yet. To be called now and then.
+    ///
+    /// # Errors
+    /// When nothing can be made in its place. What is appended goes on into the file that has no name.
+    pub fn tend(&mut self) -> io::Result<()> {
+        if self.is_in_place() { Ok(()) } else { self.begin_again() }
+    }
+
+    fn is_in_place(&self) -> bool {
+        same_file(&self.file, &self.path()) && same_file(&self.lock, &self.home.lock_path())
+    }
+
+    /// Makes the home again where it is gone, and a segment in it that begins with all that is in this one.
+    fn begin_again(&mut self) -> io::Result<()> {
+        tracing::error!(
+            path = %self.path().display(),
+            "the journal was deleted or moved under the running process; it is made again"
+        );
+        if !same_file(&self.lock, &self.home.lock_path()) {
+            self.lock = self.home.make(self.sync)?;
+        }
+        let mut all = Vec::new();
+        self.file.rewind()?;
+        self.file.read_to_end(&mut all)?;
+        let file = create(&self.home, self.number + 1, &all)?;
+        if self.sync {
+            file.sync_data()?;
+        }
+        self.file = file;
+        self.length = all.len() as u64;
+        self.number += 1;
+        self.unnamed = self.sync;
+        self.name_lastingly()
     }
 
     fn path(&self) -> PathBuf {
@@ -153,17 +207,24 @@ impl JournalWriter {
         Position { segment: self.number, offset: self.length }
     }
 
-    /// Keeps what passed of an exchange that is still under way: its bodies hold what came since the last time.
+    /// Keeps what passed of an exchange that is still under way: its bodies hold what came since the last time; `first`:
+    /// there was none.
     ///
     /// # Errors
-    /// When the disk is full or fails.
-    pub fn checkpoint(&mut self, entry: &Entry) -> io::Result<()> {
+    /// When the disk is full or fails, or what was kept before is gone. Then nothing is kept any more: the next must be
+    /// the first again, for a record with a hole is worse than a short one.
+    pub fn checkpoint(&mut self, entry: &Entry, first: bool) -> io::Result<()> {
         self.buffer.clear();
         format::encode(entry, &NO_MARK, &mut self.buffer);
         let mut options = OpenOptions::new();
-        options.append(true).create(true);
+        options.append(true).create_new(first);
         private(&mut options);
-        options.open(self.open_path(entry.exchange.id))?.write_all(&self.buffer)
+        let written =
+            options.open(self.open_path(entry.exchange.id)).and_then(|mut f| f.write_all(&self.buffer));
+        if written.is_err() {
+            self.end_checkpoints(entry.exchange.id);
+        }
+        written
     }
 
     /// Forgets what [`checkpoint`](Self::checkpoint) kept: the exchange has ended and was appended whole.
@@ -184,17 +245,42 @@ fn name(number: u32) -> String {
 fn segment(home: &WriterHome, number: u32) -> io::Result<(File, Mark, u64)> {
     let mut mark = NO_MARK;
     getrandom::fill(&mut mark).map_err(io::Error::other)?;
+    let file = create(home, number, &[*format::MAGIC, mark].concat())?;
+    Ok((file, mark, Segment::BEGINNING))
+}
+
+fn create(home: &WriterHome, number: u32, contents: &[u8]) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options.append(true).create_new(true);
+    // Read where it must be copied.
+    options.append(true).read(true).create_new(true);
     private(&mut options);
     let path = home.dir.join(name(number));
     let mut file = options.open(&path)?;
-    if let Err(error) = file.write_all(&[*format::MAGIC, mark].concat()) {
+    if let Err(error) = file.write_all(contents) {
         // It would be in the way of the next try.
         drop(std::fs::remove_file(&path));
         return Err(error);
     }
-    Ok((file, mark, Segment::BEGINNING))
+    Ok(file)
+}
+
+/// Whether a path still names an open file.
+#[cfg(unix)]
+fn same_file(file: &File, path: &std::path::Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let identity = |m: std::fs::Metadata| (m.dev(), m.ino());
+    match (file.metadata(), std::fs::metadata(path)) {
+        (Ok(file), Ok(path)) => identity(file) == identity(path),
+        // Not known: nothing is gained by making another.
+        (Err(_), _) => true,
+        (_, Err(e)) => e.kind() != io::ErrorKind::NotFound,
+    }
+}
+
+/// An open file can be neither deleted nor moved.
+#[cfg(not(unix))]
+fn same_file(_: &File, _: &std::path::Path) -> bool {
+    true
 }
 
 fn private(options: &mut OpenOptions) {

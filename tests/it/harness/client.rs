@@ -121,6 +121,11 @@ impl Connection {
         self.stream.write_all(bytes).await.is_ok()
     }
 
+    /// What came and was not read yet.
+    pub fn so_far(&self) -> &[u8] {
+        &self.buffer
+    }
+
     /// Sends a POST and reads its answer; none when the other side closed before the answer was whole.
     pub async fn try_post(&mut self, path: &str, body: &[u8]) -> Option<Answer> {
         let head = format!("POST {path} HTTP/1.1\r\nHost: remora\r\nContent-Length: {}\r\n\r\n", body.len());
@@ -158,7 +163,8 @@ impl Connection {
         Answer { status, body, whole, closes }
     }
 
-    async fn more(&mut self) -> bool {
+    /// Waits for more bytes; false at the end.
+    pub async fn more(&mut self) -> bool {
         match timeout(PATIENCE, self.stream.read_buf(&mut self.buffer)).await {
             Ok(Ok(n)) => n > 0,
             Ok(Err(_)) => false,

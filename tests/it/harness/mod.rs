@@ -2,6 +2,9 @@
 
 mod client;
 mod connect;
+#[cfg(target_os = "linux")]
+mod disk;
+mod ledger;
 mod process;
 mod sidecar;
 mod tls;
@@ -9,6 +12,9 @@ mod upstream;
 
 pub use client::{Answer, Connection};
 pub use connect::{ConnectProxy, tls_over, tunnel};
+#[cfg(target_os = "linux")]
+pub use disk::Disk;
+pub use ledger::{Seen, answer_to, echo, is_sound, question, recorded, scatter};
 pub use process::{Launch, Process, remora, with_data};
 pub use sidecar::Sidecar;
 pub use tls::{Authority, Offer, Part, Peer};
