@@ -36,7 +36,7 @@ pub fn echo(request: &Request) -> Vec<Piece> {
 pub fn question(name: &str, n: u64) -> (&'static str, Vec<u8>) {
     let padding = "x".repeat((scatter(n) % 3000) as usize);
     let body = format!("{{\"model\":\"m\",\"tag\":\"{name}-{n}\",\"padding\":\"{padding}\"}}").into_bytes();
-    (if n % 2 == 0 { "/v1/plain" } else { "/v1/streamed" }, body)
+    (if n.is_multiple_of(2) { "/v1/plain" } else { "/v1/streamed" }, body)
 }
 
 /// What [`echo`] answers.
