@@ -1,8 +1,11 @@
 //! The only place that spawns: tasks and threads are named, counted, cancelled through one token and awaited at the end.
 
 use std::collections::BTreeMap;
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -15,6 +18,7 @@ pub struct Tasks {
     token: CancellationToken,
     /// Cancelled when connections have had their grace.
     abort: CancellationToken,
+    aborting: Arc<AtomicBool>,
     tracker: TaskTracker,
     /// How many tasks of each name run now.
     running: Arc<Mutex<BTreeMap<&'static str, usize>>>,
@@ -73,17 +77,25 @@ impl Tasks {
     /// Runs a connection: as [`spawn`](Self::spawn), without the span, for there are many; dropped when
     /// connections are [aborted](Self::abort_connections).
     pub fn spawn_connection(&self, future: impl Future<Output = ()> + Send + 'static) {
-        let abort = self.abort.clone();
+        let (abort, aborting) = (self.abort.clone(), self.aborting.clone());
         self.tracker.spawn(async move {
-            tokio::select! {
-                () = future => {}
-                () = abort.cancelled() => {}
-            }
+            let (mut future, mut aborted) = (pin!(future), pin!(abort.cancelled()));
+            let mut listens = false;
+            poll_fn(|cx| {
+                // Once it is known whom to wake, a flag is enough: the token takes a lock that all connections share.
+                if (!listens || aborting.load(Ordering::Acquire)) && aborted.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(());
+                }
+                listens = true;
+                future.as_mut().poll(cx)
+            })
+            .await;
         });
     }
 
     /// Drops the connections that still run.
     pub fn abort_connections(&self) {
+        self.aborting.store(true, Ordering::Release);
         self.abort.cancel();
     }
 
@@ -104,7 +116,7 @@ impl Tasks {
     /// Asks everything to stop, waits for it, and names what still ran at the end of `patience`.
     pub async fn stop(&self, patience: Duration) -> Vec<&'static str> {
         self.token.cancel();
-        self.abort.cancel();
+        self.abort_connections();
         self.tracker.close();
         if tokio::time::timeout(patience, self.tracker.wait()).await.is_ok() {
             return Vec::new();
@@ -136,6 +148,19 @@ mod tests {
             .expect("a thread can be had");
         drop(tell);
         assert_eq!(tasks.stop(Duration::from_secs(10)).await, Vec::<&str>::new());
+    }
+
+    #[tokio::test]
+    async fn connections_are_dropped_when_they_are_aborted() {
+        let tasks = Tasks::new();
+        let (held, dropped) = tokio::sync::oneshot::channel::<()>();
+        tasks.spawn_connection(async move {
+            let _held = held;
+            std::future::pending().await
+        });
+        tokio::task::yield_now().await;
+        tasks.abort_connections();
+        assert!(dropped.await.is_err(), "what it held is gone");
     }
 
     #[tokio::test(start_paused = true)]

@@ -58,12 +58,13 @@ impl Backlog {
         self.state().closed
     }
 
-    /// Waits for `pause`, or until the recorder is gone; with `for_data`, or until something is appended.
-    pub fn wait(&self, pause: Duration, for_data: bool) {
+    /// Waits for `pause`, or until the recorder is gone; or, where `covered` is given, until more exchanges than that were
+    /// appended.
+    pub fn wait(&self, pause: Duration, covered: Option<u64>) {
         let mut state = self.state();
-        let seen = state.exchanges;
-        state.asleep = for_data;
-        let quiet = |s: &mut State| !s.closed && !(for_data && s.exchanges > seen);
+        state.asleep = covered.is_some();
+        let quiet =
+            |state: &mut State| !state.closed && covered.is_none_or(|covered| state.exchanges <= covered);
         let waited = self.inner.1.wait_timeout_while(state, pause, quiet);
         waited.unwrap_or_else(PoisonError::into_inner).0.asleep = false;
     }

@@ -24,6 +24,8 @@ pub(super) struct BodyCopy {
 
 /// A piece of this many bytes or more is kept by reference.
 const LONG: usize = 16 << 10;
+/// Copied together, at most, in bytes.
+const TAIL: usize = 64 << 10;
 
 impl BodyCopy {
     pub fn new(max: usize, memory: &Memory) -> Self {
@@ -87,6 +89,10 @@ impl BodyCopy {
             self.pieces.push(piece.slice(..length));
         } else {
             self.tail.extend_from_slice(&piece[..length]);
+            // Growing further would take twice of what it holds.
+            if self.tail.len() >= TAIL {
+                self.pieces.push(self.tail.split().freeze());
+            }
         }
     }
 
@@ -109,11 +115,14 @@ impl BodyCopy {
     pub fn since(&self, from: usize) -> (Body, Vec<Bytes>) {
         let mut skip = from;
         let mut pieces = Vec::new();
-        for part in self.parts() {
-            if skip < part.len() {
-                pieces.push(Bytes::copy_from_slice(&part[skip..]));
+        for piece in &self.pieces {
+            if skip < piece.len() {
+                pieces.push(piece.slice(skip..));
             }
-            skip = skip.saturating_sub(part.len());
+            skip = skip.saturating_sub(piece.len());
+        }
+        if skip < self.tail.len() {
+            pieces.push(Bytes::copy_from_slice(&self.tail[skip..]));
         }
         (self.line(self.past_limit.as_deref().cloned()), pieces)
     }

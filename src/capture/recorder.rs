@@ -14,7 +14,7 @@ use super::flight::{Flight, Head, Open, SharedOpen, lock};
 use super::memory::Memory;
 use super::writer::Writer;
 use crate::config::{self, Durability};
-use crate::model::Micros;
+use crate::model::{ExchangeId, Micros};
 use crate::telemetry::{ApiLabel, Metrics};
 
 /// Records waiting to be written, at most; beyond, new ones are dropped and counted.
@@ -23,6 +23,8 @@ const QUEUE: usize = 16_384;
 const BATCH: usize = 256;
 /// Bytes of bodies in one write, at most, unless one record has more.
 const BATCH_BYTES: usize = 4 << 20;
+/// With no more exchanges than this under way it is quiet.
+const QUIET: usize = 2;
 /// Exchanges under way are looked at this often.
 const CHECKPOINT: Duration = Duration::from_secs(1);
 /// And saved when they are older than this: the others are likely to end by themselves before the next look. Together
@@ -48,6 +50,14 @@ struct Shared {
     /// The journal does not keep up: nobody waits for it until it does.
     slow: AtomicBool,
     under_way: UnderWay,
+    /// Lost exchanges of which something was saved while they were under way.
+    orphans: Mutex<Vec<ExchangeId>>,
+    /// Threads do not wait for each other's processor.
+    parallel: bool,
+}
+
+fn orphans(shared: &Shared) -> MutexGuard<'_, Vec<ExchangeId>> {
+    shared.orphans.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The exchanges under way.
@@ -106,6 +116,8 @@ impl Recorder {
             interrupting: AtomicBool::new(false),
             slow: AtomicBool::new(false),
             under_way: UnderWay::default(),
+            orphans: Mutex::default(),
+            parallel: std::thread::available_parallelism().is_ok_and(|n| n.get() > 1),
         });
         let _closing = Closing(backlog);
         let worker = RecorderWorker { writer, queue: receiver, shared: shared.clone(), _closing };
@@ -157,6 +169,11 @@ impl Recorder {
         drop(list(&self.shared.under_way).try_remove(place));
     }
 
+    /// Whether so little is under way that a thread may look for its answer instead of turning to something else.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.shared.parallel && list(&self.shared.under_way).len() <= QUIET
+    }
+
     pub(super) fn ack_timeout(&self) -> Duration {
         self.shared.ack_timeout
     }
@@ -180,10 +197,13 @@ impl Recorder {
         }
         let waits = self.shared.durability != Durability::None && !self.shared.slow.load(Ordering::Relaxed);
         let (ack, receiver) = waits.then(oneshot::channel).unzip();
+        let saved = open.saved.is_some().then_some(open.id);
         match self.queue.try_send(Queued { open, ack }) {
             Ok(()) => receiver.map(|receiver| Waiting::new(receiver, self.clone())),
             Err(TrySendError::Full(_)) => {
                 metrics.lost_queue_full.increment(1);
+                // It would come back as interrupted.
+                orphans(&self.shared).extend(saved);
                 None
             }
             // The recorder's thread is gone: it panicked.
@@ -242,10 +262,17 @@ impl RecorderWorker {
     /// Saves what passed of the exchanges that have been under way for a while.
     fn checkpoint(&mut self) {
         self.writer.tend();
+        for id in std::mem::take(&mut *orphans(&self.shared)) {
+            self.writer.forget(id);
+        }
         let now = Micros::now();
         let all: Vec<SharedOpen> =
             list(&self.shared.under_way).iter().map(|(_, open)| open.clone()).collect();
         for shared in all {
+            // Ends of responses wait for what is queued.
+            while let Ok(queued) = self.queue.try_recv() {
+                self.take(queued);
+            }
             // Held only while what is new is copied, not while it is written.
             let new = lock(&shared)
                 .as_mut()

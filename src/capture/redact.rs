@@ -169,20 +169,38 @@ impl Redactor {
         Some(self.fingerprint(value.as_bytes()))
     }
 
-    /// Path and query as they may be stored.
+    /// A URL, or path and query, as they may be stored.
     #[must_use]
     pub fn target(&mut self, target: &str) -> String {
-        let Some((path, query)) = target.split_once('?') else { return target.to_owned() };
-        let pairs: Vec<String> = query
-            .split('&')
-            .map(|pair| match pair.split_once('=') {
+        let (path, mut rest) = target.split_at(target.find(['?', '#']).unwrap_or(target.len()));
+        let mut kept = self.without_user(path);
+        // A fragment holds what a query does, and URLs are written into URLs.
+        while let Some(separator) = rest.chars().next() {
+            let end = rest[1..].find(['&', '?', '#']).map_or(rest.len(), |at| at + 1);
+            let pair = &rest[1..end];
+            kept.push(separator);
+            match pair.split_once('=') {
                 Some((name, value)) if is_secret_parameter(name) => {
-                    format!("{name}=[fingerprint%20{}]", self.fingerprint(value.as_bytes()))
+                    let fingerprint = self.fingerprint(value.as_bytes());
+                    kept.push_str(&format!("{name}=[fingerprint%20{fingerprint}]"));
                 }
-                _ => pair.to_owned(),
-            })
-            .collect();
-        format!("{path}?{}", pairs.join("&"))
+                _ => kept.push_str(pair),
+            }
+            rest = &rest[end..];
+        }
+        kept
+    }
+
+    /// `https://user:password@host/` without what is before the host.
+    fn without_user(&mut self, url: &str) -> String {
+        let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        match authority.rsplit_once('@') {
+            Some((user, host)) => {
+                format!("{scheme}://[fingerprint%20{}]@{host}{path}", self.fingerprint(user.as_bytes()))
+            }
+            None => url.to_owned(),
+        }
     }
 }
 
@@ -277,6 +295,16 @@ mod tests {
             redactor().target("/v1/models?key=sk-1&page=2&Api_Key=sk-1&api%5Fkey=sk-1&subscription-key=sk-1");
         assert!(!kept.contains("sk-1") && kept.contains("page=2"), "{kept}");
         assert_eq!(redactor().target("/v1/models"), "/v1/models");
+        for url in [
+            "https://app/cb#access_token=sk-1",
+            "https://app/cb?a=b#id_token=sk-1&page=2",
+            "https://me:sk-1@app/cb?page=2",
+            "/v1/x?next=/y?api_key=sk-1",
+        ] {
+            let kept = redactor().target(url);
+            assert!(!kept.contains("sk-1") && kept.contains(&url[..3]), "{kept}");
+        }
+        assert_eq!(redactor().target("/a?b=c&d#e=f"), "/a?b=c&d#e=f");
     }
 
     #[test]

@@ -70,14 +70,16 @@ impl Settler {
         };
         let mut traffic = Traffic::new(backlog.clone());
         let mut last = Instant::now();
+        let mut covered = backlog.exchanges();
         // What an earlier process left.
         self.round(&mut || true);
         loop {
             let calm = !traffic.is_heavy() && !self.failing;
-            backlog.wait(if calm { LOOK } else { PAUSE }, calm);
+            backlog.wait(if calm { LOOK } else { PAUSE }, calm.then_some(covered));
             let closed = backlog.is_closed();
             let must = closed || last.elapsed() > LONGEST || backlog.bytes() > most;
             if must || !traffic.is_heavy() {
+                covered = backlog.exchanges();
                 self.round(&mut || must || !traffic.is_heavy());
                 last = Instant::now();
             }

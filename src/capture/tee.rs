@@ -134,33 +134,59 @@ pub struct ResponseTee<B: Body> {
 
 #[derive(Debug)]
 enum State<E> {
+    /// This frame comes first; then frames pass.
+    First(Option<Frame<Bytes>>, Option<Flight>),
     /// Frames pass. None: nothing is recorded.
     Passing(Option<Flight>),
     /// The record is on its way; the last frame, if the end is one, goes out when it is safe.
     Holding(Option<Frame<Bytes>>, Box<Waiting>),
     /// The upstream broke off. The server drops what it has not written yet when it hears of it, so it hears of it one
-    /// turn later, after it has written.
-    Breaking(Option<E>),
+    /// turn later, after it has written: then the flag is set.
+    Breaking(Option<E>, bool),
     Done,
 }
 
-impl<B: Body<Data = Bytes> + Unpin> ResponseTee<B> {
+impl<B: Body<Data = Bytes, Error: std::fmt::Display> + Unpin> ResponseTee<B> {
     /// Copies what passes into the flight and ends it with the body.
     pub fn new(inner: B, flight: Option<Flight>) -> Self {
         Self { inner, state: State::Passing(flight) }
     }
 
-    /// As [`new`](Self::new) for a body that may be empty: an empty one is never polled, so its record is made, and
-    /// waited for, here. `bodiless`: the request or the status allows none, whatever the headers say.
-    pub async fn started(inner: B, flight: Option<Flight>, bodiless: bool) -> Self {
-        if !bodiless && !is_over(&inner) {
-            return Self::new(inner, flight);
-        }
-        if let Some(flight) = flight {
+    /// As [`new`](Self::new) for the body of a response whose head is about to be sent. What is there of the body already
+    /// is taken now: where that is all, its record is made and waited for here, and head and body go out in one write.
+    /// (A body that is empty would not be polled later.) `bodiless`: the request or the status allows none, whatever the
+    /// headers say.
+    pub async fn started(mut inner: B, flight: Option<Flight>, bodiless: bool) -> Self {
+        let Some(mut flight) = flight else { return Self::new(inner, None) };
+        if bodiless || is_over(&inner) {
             flight.finish_safely(Ended::Complete, None).await;
+            // The body itself still says how long it would have been.
+            return Self { inner, state: State::Passing(None) };
         }
-        // The body itself still says how long it would have been.
-        Self { inner, state: State::Passing(None) }
+        let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut inner).poll_frame(cx))).await;
+        let state = match first {
+            Poll::Pending => State::Passing(Some(flight)),
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    flight.response_frame(data);
+                }
+                if is_over(&inner) {
+                    flight.finish_safely(Ended::Complete, None).await;
+                    State::First(Some(frame), None)
+                } else {
+                    State::First(Some(frame), Some(flight))
+                }
+            }
+            Poll::Ready(Some(Err(error))) => {
+                drop(flight.finish(Ended::UpstreamReset, Some(format!("the response broke off: {error}"))));
+                State::Breaking(Some(error), false)
+            }
+            Poll::Ready(None) => {
+                flight.finish_safely(Ended::Complete, None).await;
+                State::Done
+            }
+        };
+        Self { inner, state }
     }
 
     /// The end is reached, with `last` still to be sent: makes the record, and gives `last` back unless it has to wait
@@ -195,7 +221,17 @@ where
         loop {
             match &mut this.state {
                 State::Done => return Poll::Ready(None),
-                State::Breaking(error) => {
+                State::First(frame, flight) => {
+                    let (frame, flight) = (frame.take(), flight.take());
+                    this.state = State::Passing(flight);
+                    return Poll::Ready(frame.map(Ok));
+                }
+                State::Breaking(_, written @ false) => {
+                    *written = true;
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                State::Breaking(error, true) => {
                     let error = error.take();
                     this.state = State::Done;
                     return Poll::Ready(error.map(Err));
@@ -230,9 +266,7 @@ where
                                 Some(format!("the response broke off: {error}")),
                             ));
                         }
-                        this.state = State::Breaking(Some(error));
-                        cx.waker().wake_by_ref();
-                        return Poll::Pending;
+                        this.state = State::Breaking(Some(error), false);
                     }
                     None => {
                         this.end(None);
@@ -245,7 +279,7 @@ where
     fn is_end_stream(&self) -> bool {
         match &self.state {
             State::Passing(_) => self.inner.is_end_stream(),
-            State::Holding(..) | State::Breaking(_) => false,
+            State::First(..) | State::Holding(..) | State::Breaking(..) => false,
             State::Done => true,
         }
     }
@@ -254,6 +288,13 @@ where
         match &self.state {
             State::Holding(Some(frame), _) => {
                 SizeHint::with_exact(frame.data_ref().map_or(0, |data| data.len() as u64))
+            }
+            State::First(Some(frame), _) => {
+                let first = frame.data_ref().map_or(0, |data| data.len() as u64);
+                match self.inner.size_hint().exact() {
+                    Some(rest) => SizeHint::with_exact(first + rest),
+                    None => SizeHint::new(),
+                }
             }
             _ => self.inner.size_hint(),
         }

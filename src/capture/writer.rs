@@ -1,7 +1,7 @@
 use super::backlog::Backlog;
 use super::flight::{Open, RequestState, Saved};
 use super::redact::Redactor;
-use crate::model::{Body, Ended, Exchange, Headers, Micros, Response};
+use crate::model::{Body, Ended, Exchange, ExchangeId, Headers, Micros, Response};
 use crate::store::journal::{Entry, HeaderLines, JournalWriter};
 use crate::telemetry::Metrics;
 
@@ -34,6 +34,9 @@ impl Writer {
         let count = opens.len();
         if self.backlog.bytes() >= self.limit {
             self.metrics.lost_journal_full.increment(count as u64);
+            for open in opens.iter().filter(|open| open.saved.is_some()) {
+                self.forget(open.id);
+            }
             self.fail(&format_args!("the journal has reached capture.journal"));
             return;
         }
@@ -116,6 +119,11 @@ impl Writer {
             self.fail(error);
         }
         saved.is_ok()
+    }
+
+    /// Forgets what was saved of an exchange under way: it has ended.
+    pub fn forget(&self, id: ExchangeId) {
+        self.journal.end_checkpoints(id);
     }
 
     /// Looks after the journal's files; to be called now and then.

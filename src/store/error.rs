@@ -32,6 +32,9 @@ pub enum StoreError {
     )]
     Migrate { path: PathBuf, version: i64, source: rusqlite::Error },
 
+    #[error("{path}: the database was deleted or moved under the running process; it is opened anew")]
+    Replaced { path: PathBuf },
+
     #[error("cannot {operation}: {source}")]
     Query { operation: &'static str, source: rusqlite::Error },
 
@@ -77,6 +80,7 @@ impl StoreError {
             Self::Directory { .. }
             | Self::Corrupt { .. }
             | Self::Newer { .. }
+            | Self::Replaced { .. }
             | Self::Quarantine { .. }
             | Self::Drop { .. } => true,
             Self::Damaged { .. } | Self::Pack(_) => false,

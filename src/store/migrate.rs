@@ -29,6 +29,9 @@ pub(super) const PAYLOAD: Schema = Schema {
 /// How long a statement waits for another process's lock. Long: only background work waits here.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// A write-ahead log that a long reader let grow is cut back to this many bytes.
+const LOG: i64 = 64 << 20;
+
 /// Opens a database in WAL mode and brings its schema up to date.
 pub(super) fn open(path: &Path, schema: &Schema) -> Result<Connection, StoreError> {
     let failed = StoreError::open(path);
@@ -41,6 +44,7 @@ pub(super) fn open(path: &Path, schema: &Schema) -> Result<Connection, StoreErro
     }
     into_wal(&db).map_err(&failed)?;
     db.pragma_update(None, "synchronous", "normal").map_err(&failed)?;
+    db.pragma_update(None, "journal_size_limit", LOG).map_err(&failed)?;
     db.pragma_update(None, "foreign_keys", true).map_err(&failed)?;
     // Reads the schema: a damaged one is told now, not at the first exchange.
     db.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(&failed)?;

@@ -1,6 +1,7 @@
 use rusqlite::{Connection, TransactionBehavior, params};
 
 use super::columns::{Col, Json};
+use super::data_dir::identity;
 use super::payloads::PayloadWriter;
 use super::{DataDir, StoreError, migrate, quarantine};
 use crate::config::Durability;
@@ -11,6 +12,8 @@ pub struct RecordWriter {
     db: Connection,
     payloads: PayloadWriter,
     dir: DataDir,
+    /// Which file `db` is; see [`identity`].
+    file: Option<u64>,
 }
 
 impl RecordWriter {
@@ -27,7 +30,8 @@ impl RecordWriter {
         };
         let db = migrate::open(&dir.record_db(), &migrate::RECORD)?;
         db.pragma_update(None, "synchronous", synchronous).map_err(StoreError::query("open the record"))?;
-        Ok(Self { db, payloads: PayloadWriter::new(dir.clone(), synchronous), dir: dir.clone() })
+        let file = identity(&dir.record_db());
+        Ok(Self { db, payloads: PayloadWriter::new(dir.clone(), synchronous), dir: dir.clone(), file })
     }
 
     /// Commits bodies. A payload file that turns out damaged is moved aside, and they go into a new one.
@@ -51,6 +55,10 @@ impl RecordWriter {
              response_truncated) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, \
              ?21, ?22, ?23, ?24, ?25)";
+        // What is written to a file that was deleted or moved away is lost.
+        if identity(&self.dir.record_db()) != self.file {
+            return Err(StoreError::Replaced { path: self.dir.record_db() });
+        }
         let days: Vec<String> = exchanges.iter().map(|e| e.timing.started.day()).collect();
         let mut from = 0;
         // A batch spans two days at most twice a night; each run of one day is one transaction.

@@ -53,7 +53,8 @@ pub fn apply(
         }
     }
     if let Some(bytes) = keep.bytes {
-        while store.recorded_bytes()? > bytes.as_u64()
+        // What a deletion adds to the log must not make the next day seem too much.
+        while store.used_bytes()? > bytes.as_u64()
             && let Some(day) = broom.oldest()?.filter(|day| *day < today)
         {
             if !broom.drop_day(&day)? {
@@ -165,6 +166,21 @@ impl Store {
         let days = self.dir().payload_days()?;
         let files = days.iter().map(|day| self.dir().payload_db(day)).chain([self.dir().record_db()]);
         Ok(files.map(|file| size(&file)).sum())
+    }
+}
+
+impl Store {
+    /// As [`recorded_bytes`](Self::recorded_bytes), without the logs and what is free within `record.db`: what deleting
+    /// can change at once, whoever reads meanwhile.
+    fn used_bytes(&self) -> Result<u64, StoreError> {
+        let pages = self.read("count pages", |db| {
+            let pragma = |name: &str| {
+                db.query_row(&format!("PRAGMA record.{name}"), [], |r| r.get::<_, i64>(0)).map(i64::unsigned_abs)
+            };
+            Ok(pragma("page_count")?.saturating_sub(pragma("freelist_count")?) * pragma("page_size")?)
+        })?;
+        let days = self.dir().payload_days()?;
+        Ok(pages + days.iter().map(|day| size(&self.dir().payload_db(day))).sum::<u64>())
     }
 }
 

@@ -139,8 +139,12 @@ where
             Some(line)
         } else {
             TokioExecutor::new().execute(async move {
-                let mut line = line;
-                poll_fn(|cx| line.poll(cx)).await;
+                let Line { sender, connection } = *line;
+                // Nobody can send another request over it, so it ends with this one.
+                drop(sender);
+                if let Some(connection) = connection {
+                    drop(connection.await);
+                }
             });
             None
         };
@@ -177,8 +181,13 @@ where
     loop {
         tokio::time::sleep((timeout / 4).clamp(Duration::from_millis(50), Duration::from_secs(5))).await;
         let Some(pool) = pool.upgrade() else { return };
+        // Looked at without the lock: that takes system calls.
+        let mut lines = std::mem::take(&mut pool.idle().lines);
+        lines.retain_mut(|(line, since)| since.elapsed() < timeout && line.is_open());
         let mut idle = pool.idle();
-        idle.lines.retain_mut(|(line, since)| since.elapsed() < timeout && line.is_open());
+        // Those that came to rest meanwhile were used later.
+        lines.append(&mut idle.lines);
+        idle.lines = lines;
         if idle.lines.is_empty() {
             idle.watched = false;
             return;

@@ -65,6 +65,10 @@ pub struct HttpUpstream<B: Body + 'static> {
     response_timeout: Duration,
 }
 
+/// How often the other side of an HTTP/2 connection in use is asked whether it is there, and how long it may take.
+const HTTP2_PING: Duration = Duration::from_secs(20);
+const HTTP2_PONG: Duration = Duration::from_secs(20);
+
 /// How requests get there.
 enum Transport<B: Body + 'static> {
     /// HTTP/1.1 without a proxy that reads requests.
@@ -147,6 +151,9 @@ where
                 .http1_preserve_header_case(true)
                 .http2_only(config.http2 == Http2::Always)
                 .http2_adaptive_window(true)
+                // All requests share a connection: one that the network lost must not take them all with it.
+                .http2_keep_alive_interval(HTTP2_PING)
+                .http2_keep_alive_timeout(HTTP2_PONG)
                 // Only where nothing of the request was written yet.
                 .retry_canceled_requests(true)
                 .set_host(false)

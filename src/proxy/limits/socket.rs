@@ -194,6 +194,9 @@ impl<S: AsyncRead + Unpin, C: AsRef<Session>> AsyncRead for Guarded<S, C> {
         let before = buf.filled().len();
         match Pin::new(&mut this.inner).poll_read(cx, buf) {
             Poll::Pending => this.starved(cx),
+            // The client ended its side after requests that are still to be answered. hyper looks again when it has come
+            // to the last of them.
+            Poll::Ready(Ok(())) if buf.filled().len() == before && this.session().is_ahead() => Poll::Pending,
             Poll::Ready(Ok(())) => {
                 let heads = this.framing.heads();
                 if this.session().is_tunnel() {

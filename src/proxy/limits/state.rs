@@ -41,6 +41,12 @@ impl Session {
         Err(Flaw::from_code(self.flaw.load(Ordering::Relaxed)).unwrap_or(Flaw::Line))
     }
 
+    /// Whether requests were read that hyper has not given yet: sent ahead of the answers before them.
+    pub(super) fn is_ahead(&self) -> bool {
+        let ahead = self.heads.load(Ordering::Relaxed).wrapping_sub(self.served.load(Ordering::Relaxed));
+        (1..=u32::MAX / 2).contains(&ahead)
+    }
+
     /// Tells what the strict reader found.
     pub(super) fn publish(&self, framing: &Framing) {
         self.heads.store(framing.heads(), Ordering::Relaxed);

@@ -31,6 +31,8 @@ pub struct JournalWriter {
     buffer: Vec<u8>,
     /// Where the entries of the batch end in the buffer.
     ends: Vec<usize>,
+    /// Something in the segment was taken back: nothing more is appended to it.
+    given_up: bool,
 }
 
 /// A batch that was not kept whole.
@@ -59,6 +61,7 @@ impl JournalWriter {
             unnamed: sync,
             buffer: Vec::new(),
             ends: Vec::new(),
+            given_up: false,
         };
         me.name_lastingly()?;
         Ok(me)
@@ -79,7 +82,11 @@ impl JournalWriter {
         self.buffer.clear();
         self.ends.clear();
         // First, for each segment has its own mark.
-        let begun = if self.length >= SEGMENT { self.next_segment() } else { self.name_lastingly() };
+        let begun = if self.length >= SEGMENT || self.given_up {
+            self.next_segment()
+        } else {
+            self.name_lastingly()
+        };
         for entry in entries {
             format::encode(&entry, &self.mark, &mut self.buffer);
             self.ends.push(self.buffer.len());
@@ -127,6 +134,8 @@ impl JournalWriter {
     /// Leaves the first `kept` entries of the batch in the file, and nothing after them.
     fn keep(&mut self, kept: usize, error: io::Error) -> (usize, io::Error) {
         let whole = if kept == 0 { 0 } else { self.ends[kept - 1] as u64 };
+        // A settler may have read, and noted, what is taken back here: other entries must not come to stand there.
+        self.given_up = true;
         // Where this fails, too, a torn entry stays, which readers pass over.
         if self.file.set_len(self.length + whole).is_err() {
             self.length = self.file.metadata().map_or(self.length, |m| m.len());
@@ -142,6 +151,7 @@ impl JournalWriter {
                 (self.file, self.mark, self.length) = next;
                 self.number += 1;
                 self.unnamed = self.sync;
+                self.given_up = false;
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => self.begin_again()?,
             Err(e) => return Err(e),
@@ -153,8 +163,14 @@ impl JournalWriter {
     fn name_lastingly(&mut self) -> io::Result<()> {
         if self.unnamed {
             // The data directory may be new as well.
-            for dir in self.home.dir.ancestors().take(4).filter(|dir| !dir.as_os_str().is_empty()) {
-                File::open(dir)?.sync_all()?;
+            for dir in self.home.dir.ancestors().take(4) {
+                let dir = if dir.as_os_str().is_empty() { std::path::Path::new(".") } else { dir };
+                match File::open(dir) {
+                    Ok(dir) => dir.sync_all()?,
+                    // One that may be entered but not listed is somebody else's, and older than ours.
+                    Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {}
+                    Err(e) => return Err(e),
+                }
             }
             self.unnamed = false;
         }
@@ -187,12 +203,17 @@ impl JournalWriter {
         self.file.rewind()?;
         self.file.read_to_end(&mut all)?;
         let file = create(&self.home, self.number + 1, &all)?;
-        if self.sync {
-            file.sync_data()?;
+        if self.sync
+            && let Err(error) = file.sync_data()
+        {
+            // It would be in the way of the next try.
+            drop(std::fs::remove_file(self.home.dir.join(name(self.number + 1))));
+            return Err(error);
         }
         self.file = file;
         self.length = all.len() as u64;
         self.number += 1;
+        self.given_up = false;
         self.unnamed = self.sync;
         self.name_lastingly()
     }

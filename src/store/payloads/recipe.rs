@@ -50,7 +50,9 @@ impl Recipe {
 
     /// Length of the body in bytes.
     pub fn length(&self) -> u64 {
-        self.base.map_or(0, |b| b.length) + self.extents.iter().map(|e| u64::from(e.length)).sum::<u64>()
+        let extents = self.extents.iter().map(|e| u64::from(e.length)).sum::<u64>();
+        // A damaged recipe may hold any number.
+        self.base.map_or(0, |b| b.length).saturating_add(extents)
     }
 
     pub fn encode(&self) -> Vec<u8> {

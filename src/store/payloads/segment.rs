@@ -149,10 +149,8 @@ impl Unpacker {
 
     /// Unpacks the next chunk of a segment behind what is in `into`; false where it is damaged or too long.
     pub fn unpack(&mut self, chunk: &[u8], length: usize, into: &mut Vec<u8>) -> bool {
-        let end = into.len() + length;
-        if end > SEGMENT {
-            return false;
-        }
+        // A damaged row may hold any number.
+        let Some(end) = into.len().checked_add(length).filter(|end| *end <= SEGMENT) else { return false };
         into.reserve_exact(length);
         let mut input = InBuffer::around(chunk);
         while input.pos() < chunk.len() || into.len() < end {
