@@ -17,7 +17,7 @@ use super::{AppError, Notifier, jobs};
 use crate::capture::{self, Recorder, Redactor};
 use crate::config::{Config, ConfigError};
 use crate::dashboard;
-use crate::proxy::{FeedbackDesk, ForwardProxy, Forwarder, Front, Routes};
+use crate::proxy::{FeedbackDesk, ForwardProxy, ForwardProxyDeps, Forwarder, Front, Routes};
 use crate::store::{RecordWriter, Store};
 use crate::tasks::{self, Tasks};
 use crate::telemetry::{self, Metrics};
@@ -273,10 +273,12 @@ impl Fixed {
             &self.store.dir().authority(),
             &self.own.map(|address| address.port()),
             setup,
-            self.front.clone(),
-            self.tasks.clone(),
-            self.tunnels.clone(),
-            self.metrics.clone(),
+            ForwardProxyDeps {
+                front: self.front.clone(),
+                tasks: self.tasks.clone(),
+                open: self.tunnels.clone(),
+                metrics: self.metrics.clone(),
+            },
         )?;
         if let Some(proxy) = &forward_proxy {
             tracing::info!(certificate = %proxy.certificate().display(), "forward-proxy mode: apps have to trust this");

@@ -1,6 +1,6 @@
 //! Blind tunnels: where they may lead, and the bytes that go through them.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -74,6 +74,9 @@ impl Gate {
         let connecting = async {
             match self.setup.proxied(&uri, &self.upstream, "upstream").map_err(|e| unreachable(&e))? {
                 Some(mut dialer) => {
+                    if let Some(ip) = literal(host) {
+                        self.check(SocketAddr::new(ip, port), is_local(ip))?;
+                    }
                     let stream = dialer.call(uri.clone()).await.map_err(|e| unreachable(&e))?;
                     Ok(Either::Right(TokioIo::new(stream)))
                 }
@@ -124,6 +127,15 @@ impl Gate {
         }
         Ok(())
     }
+}
+
+/// The address that a host means without being looked up. Behind a proxy, looking up is the proxy's affair.
+fn literal(host: &str) -> Option<IpAddr> {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    if bare.trim_end_matches('.').eq_ignore_ascii_case("localhost") {
+        return Some(Ipv4Addr::LOCALHOST.into());
+    }
+    bare.parse().ok()
 }
 
 /// Whether an address means this machine or its link (where, for one, clouds hand out credentials).
@@ -205,6 +217,15 @@ async fn quiet(moved: &AtomicU64, stopping: &CancellationToken) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_needs_no_look_up_is_known() {
+        for local in ["localhost", "LocalHost.", "127.0.0.1", "[::1]", "[::ffff:127.0.0.1]"] {
+            assert!(literal(local).is_some_and(is_local), "{local}");
+        }
+        assert_eq!(literal("8.8.8.8"), Some(IpAddr::from([8, 8, 8, 8])));
+        assert_eq!(literal("llm.example"), None);
+    }
 
     #[test]
     fn addresses_of_this_machine_and_its_link_are_known() {

@@ -115,6 +115,7 @@ impl<S: AsyncWrite + Unpin> ClientStream<S> {
                 self.probed = true;
                 state.interim.extend_from_slice(PROBE);
             }
+            state.listening = true;
             state.waker = Some(cx.waker().clone());
             drop(state);
             // What cannot be written now is written when the server flushes.

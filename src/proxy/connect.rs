@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::{Authority as HostPort, Scheme};
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio_rustls::TlsAcceptor;
@@ -64,9 +64,17 @@ pub enum ForwardProxyError {
 /// A client that was promised a tunnel begins with TLS within this time.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(60);
 
+/// What it shares with the rest of the process.
+pub struct ForwardProxyDeps {
+    pub front: Front,
+    pub tasks: Tasks,
+    /// Counts connections within connections, also of those forward proxies that a reload replaced.
+    pub open: TaskTracker,
+    pub metrics: Metrics,
+}
+
 impl ForwardProxy {
-    /// What the configuration asks for; none where the mode is off. `own` are the ports that Remora listens on; `open`
-    /// counts connections within connections, also of those that this one replaces.
+    /// What the configuration asks for; none where the mode is off. `own` are the ports that Remora listens on.
     ///
     /// # Errors
     /// When the local authority or an upstream cannot be set up.
@@ -75,11 +83,9 @@ impl ForwardProxy {
         folder: &std::path::Path,
         own: &[u16],
         setup: Setup,
-        front: Front,
-        tasks: Tasks,
-        open: TaskTracker,
-        metrics: Metrics,
+        deps: ForwardProxyDeps,
     ) -> Result<Option<Self>, ForwardProxyError> {
+        let ForwardProxyDeps { front, tasks, open, metrics } = deps;
         let section = &config.forward_proxy;
         if !section.enabled {
             return Ok(None);
@@ -153,7 +159,7 @@ impl ForwardProxy {
         let upgrade = hyper::upgrade::on(&mut request);
         match self.listed(place.host(), Some(port), 443) {
             Some(listed) => match self.authority.server(&listed.host) {
-                Ok(tls) => self.stand_in(forwarder.clone(), listed.clone(), tls.into(), upgrade, line.number),
+                Ok(tls) => self.stand_in(listed.clone(), tls.into(), upgrade, line),
                 Err(error) => return refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
             },
             None => match self.gate.open(place.host(), port).await {
@@ -181,23 +187,22 @@ impl ForwardProxy {
     }
 
     /// Serves what the client believes to send to a listed host.
-    fn stand_in(
-        &self,
-        forwarder: Arc<Forwarder>,
-        listed: Arc<Listed>,
-        tls: TlsAcceptor,
-        upgrade: OnUpgrade,
-        connection: i64,
-    ) {
-        let (stopping, front) = (self.tasks.stopping(), self.front.clone());
-        // Interim answers and half-closed clients are an affair of connections in clear.
-        let tunnels = Tunnels::new(self.tasks.clone(), self.open.clone());
-        let line = Line { number: connection, turn: Turn::default(), tunnels };
+    fn stand_in(&self, listed: Arc<Listed>, tls: TlsAcceptor, upgrade: OnUpgrade, outer: &Line) {
+        let front = self.front.clone();
+        let parting = Arc::new(outer.parting.within());
+        let line = Line {
+            number: outer.number,
+            // Interim answers and half-closed clients are an affair of connections in clear.
+            turn: Turn::default(),
+            tunnels: Tunnels::new(self.tasks.clone(), self.open.clone()),
+            current: outer.current.clone(),
+            parting: parting.clone(),
+        };
         self.tasks.spawn_connection(self.open.track_future(async move {
             let Ok(client) = upgrade.await else { return };
             let accepted = tokio::select! {
                 accepted = tokio::time::timeout(HANDSHAKE_PATIENCE, tls.accept(TokioIo::new(client))) => accepted,
-                () = stopping.cancelled() => return,
+                () = parting.due() => return,
             };
             let stream = match accepted {
                 Ok(Ok(stream)) => stream,
@@ -209,22 +214,44 @@ impl ForwardProxy {
                 Err(_) => return,
             };
             let answer = move |request: Request<ClientBody>| {
-                let (forwarder, listed, line) = (forwarder.clone(), listed.clone(), line.clone());
+                let (forwarder, listed, line) = (line.current.load_full(), listed.clone(), line.clone());
+                let version = request.version();
                 async move {
-                    let otherwise = Otherwise { upstream: &listed.https, host: Some(&listed.host) };
-                    if request.method() == Method::CONNECT {
-                        refuse(StatusCode::METHOD_NOT_ALLOWED, "a tunnel within a tunnel leads nowhere")
-                    } else {
-                        forwarder.forward(request, &line, otherwise).await
-                    }
+                    // The connection may be older than the settings in force.
+                    let now = forwarder
+                        .forward_proxy()
+                        .and_then(|proxy| proxy.listed(&listed.host, listed.port, 443));
+                    let mut response = match now {
+                        _ if request.method() == Method::CONNECT => {
+                            refuse(StatusCode::METHOD_NOT_ALLOWED, "a tunnel within a tunnel leads nowhere")
+                        }
+                        Some(now) => {
+                            let otherwise = Otherwise { upstream: &now.https, host: Some(&now.host) };
+                            forwarder.forward(request, &line, otherwise).await
+                        }
+                        None => delisted(&listed.host, version),
+                    };
+                    line.parting.mark(version, &mut response);
+                    response
                 }
             };
             let (settings, wire) = (front.settings(), Wire::Inner(Box::new(stream)));
-            let (due, begun) = (stopping.cancelled(), || stopping.is_cancelled());
+            let due = async { parting.due().await };
             // The outer connection has the place.
-            serve(wire, front.metrics(), &settings, None, due, begun, answer).await;
+            serve(wire, front.metrics(), &settings, None, due, || parting.stirred(), answer).await;
         }));
     }
+}
+
+/// The host was listed when its connection began, and is no more: over a new one the client gets through to it.
+fn delisted(host: &str, version: Version) -> Response<ProxyBody> {
+    let message = format!("{host} is not among forward_proxy.hosts any more; connect anew");
+    let mut response = refuse(StatusCode::MISDIRECTED_REQUEST, &message);
+    // HTTP/2 knows no such header.
+    if version < Version::HTTP_2 {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 fn refuse(status: StatusCode, message: &str) -> Response<ProxyBody> {

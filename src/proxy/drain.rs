@@ -71,8 +71,20 @@ impl Parting {
         }
     }
 
+    /// The same end for a connection within this one.
+    pub(super) fn within(&self) -> Self {
+        Self::new(self.phase.clone())
+    }
+
+    /// Whether the phase has changed since the connection began. Until then [`due`](Self::due), asked once, has nothing
+    /// new to say. Any change counts: each wakes whoever waits for `due`, which must be asked again to be woken by the
+    /// next. So the phase is never marked as seen here.
+    pub(super) fn stirred(&self) -> bool {
+        self.phase.has_changed().unwrap_or(true)
+    }
+
     /// Whether the end has begun.
-    pub(super) fn begun(&self) -> bool {
+    fn begun(&self) -> bool {
         matches!(*self.phase.borrow(), Phase::Draining { .. })
     }
 
@@ -107,6 +119,9 @@ pub(super) async fn within_limit(mut phase: watch::Receiver<Phase>, done: impl F
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+    use std::pin::pin;
+    use std::task::Poll;
     use std::time::Duration;
 
     use super::*;
@@ -130,6 +145,30 @@ mod tests {
         phase.send_replace(Phase::Draining { rest: after(7), end: after(30) });
         parting.due().await;
         assert_eq!(begun.elapsed(), Duration::from_secs(7));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_before_the_end_does_not_hide_it() {
+        let (phase, watched) = watch::channel(Phase::Serving);
+        let parting = Parting::new(watched);
+        let begun = Instant::now();
+        let (mut due, mut listening) = (pin!(parting.due()), false);
+        let ended = poll_fn(|cx| {
+            if listening && !parting.stirred() {
+                return Poll::Pending;
+            }
+            listening = true;
+            due.as_mut().poll(cx)
+        });
+        let changes = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            phase.send_replace(Phase::Waiting);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            phase.send_replace(Phase::Draining { rest: after(7), end: after(30) });
+        };
+        let (ended, ()) = tokio::join!(tokio::time::timeout(Duration::from_secs(60), ended), changes);
+        assert!(ended.is_ok());
+        assert_eq!(begun.elapsed(), Duration::from_secs(9));
     }
 
     #[tokio::test(start_paused = true)]

@@ -73,6 +73,10 @@ impl Forwarder {
         self.forward(request, line, self.routes.default()).await
     }
 
+    pub(super) fn forward_proxy(&self) -> Option<&ForwardProxy> {
+        self.forward_proxy.as_ref()
+    }
+
     /// Waits until connections within connections have ended; call it when no new ones come.
     pub(super) async fn tunnels_ended(&self) {
         if let Some(proxy) = &self.forward_proxy {

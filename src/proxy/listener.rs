@@ -67,18 +67,25 @@ impl Proxy {
         // Numbers are unique over restarts, too: they start at the time.
         let number = AtomicI64::new(Micros::now().0);
         let mut pause = ACCEPT_PAUSE;
+        let mut full = false;
         loop {
             let accepts = match *self.phase.borrow_and_update() {
                 Phase::Waiting => false,
                 Phase::Serving => true,
                 Phase::Draining { .. } => break,
             };
-            let settings = self.front.settings();
+            let most = self.front.settings().most;
             let accept = async {
-                if places.taken() >= settings.most {
+                if places.taken() >= most {
                     self.front.metrics().full.increment(1);
-                    tracing::warn!(connections = settings.most, "as many connections as may be; others wait");
-                    places.below(settings.most).await;
+                    // Said once, not each time that one connection takes the place of another.
+                    if !full {
+                        full = true;
+                        tracing::warn!(connections = most, "as many connections as may be; others wait");
+                    }
+                    places.below(most).await;
+                } else {
+                    full = false;
                 }
                 self.listener.accept().await
             };
@@ -92,7 +99,8 @@ impl Proxy {
             match accepted {
                 Ok((stream, _)) => {
                     pause = ACCEPT_PAUSE;
-                    self.serve(stream, settings, number.fetch_add(1, Ordering::Relaxed));
+                    // The settings may have changed while nobody came.
+                    self.serve(stream, self.front.settings(), number.fetch_add(1, Ordering::Relaxed));
                 }
                 Err(error) => {
                     self.front.metrics().accept_failed.increment(1);
@@ -130,8 +138,9 @@ impl Proxy {
         let parting = Arc::new(Parting::new(self.phase.clone()));
         let turn = Turn::default();
         let tunnels = Tunnels::new(self.tasks.clone(), self.tunnels.clone());
-        let line = Line { number, turn: turn.clone(), tunnels };
-        let (forwarder, front) = (self.forwarder.clone(), self.front.clone());
+        let current = self.forwarder.clone();
+        let line = Line { number, turn: turn.clone(), tunnels, current, parting: parting.clone() };
+        let front = self.front.clone();
         self.tasks.spawn_connection(async move {
             // A connection at rest since it began costs this little future, no buffers.
             let spoke = tokio::select! {
@@ -144,20 +153,19 @@ impl Proxy {
                 return;
             }
             let Some(wire) = shake_hands(stream, turn, &front, &settings).await else { return };
-            let marks = parting.clone();
             let answer = move |request: Request<ClientBody>| {
-                let (forwarder, line, parting) = (forwarder.load_full(), line.clone(), marks.clone());
+                let (forwarder, line) = (line.current.load_full(), line.clone());
                 let version = request.version();
                 line.turn.begin(version);
                 async move {
                     let mut response = forwarder.answer(request, &line).await;
-                    parting.mark(version, &mut response);
+                    line.parting.mark(version, &mut response);
                     response.map(|body| line.turn.answer(body))
                 }
             };
             let due = async { parting.due().await };
-            Box::pin(serve(wire, front.metrics(), &settings, Some(place), due, || parting.begun(), answer))
-                .await;
+            let stirred = || parting.stirred();
+            Box::pin(serve(wire, front.metrics(), &settings, Some(place), due, stirred, answer)).await;
         });
     }
 }

@@ -30,7 +30,7 @@ mod tls;
 mod wire;
 
 pub use authority::{Authority, AuthorityError};
-pub use connect::{ForwardProxy, ForwardProxyError};
+pub use connect::{ForwardProxy, ForwardProxyDeps, ForwardProxyError};
 mod tunnel;
 mod turn;
 mod upgrade;

@@ -32,14 +32,15 @@ impl<A> AsRef<Session> for Client<A> {
 }
 
 /// Answers the requests that come over a connection, until it ends. When `due` resolves, the connection ends as soon as
-/// nothing is under way on it; `begun`: `due` may resolve soon, until then it is not asked.
+/// nothing is under way on it; `stirred`: what `due` waits for has moved since the connection began; until then it is
+/// asked once only.
 pub(super) async fn serve<A, F, B>(
     wire: Wire,
     metrics: &ClientMetrics,
     settings: &Settings,
     place: Option<Place>,
     due: impl Future<Output = ()>,
-    begun: impl Fn() -> bool,
+    stirred: impl Fn() -> bool,
     answer: A,
 ) where
     A: Fn(Request<ClientBody>) -> F + Send + Sync + 'static,
@@ -59,9 +60,9 @@ pub(super) async fn serve<A, F, B>(
     let mut due = pin!(due);
     let (mut listening, mut ending) = (false, false);
     let ended = poll_fn(|cx| {
-        // The first time it is told whom to wake. After that asking is left out for as long as the answer is known: it
+        // The first time it is told whom to wake. After that asking is left out for as long as nothing has moved: it
         // would cost more than it is worth at each turn of each connection.
-        if !ending && (!listening || begun()) {
+        if !ending && (!listening || stirred()) {
             listening = true;
             ending = due.as_mut().poll(cx).is_ready();
             if ending {
@@ -97,10 +98,11 @@ where
         counter.increment(1);
         return refuse(flaw).map(|bytes| Passed::new(Answer::Refusal(Some(bytes)), busy));
     }
-    let connect = request.method() == Method::CONNECT;
+    let (http1, connect) = (request.version() < Version::HTTP_2, request.method() == Method::CONNECT);
     let response = (client.answer)(request.map(|body| ClientBody::new(body, client.terms.clone()))).await;
     let status = response.status();
-    if status == StatusCode::SWITCHING_PROTOCOLS || (connect && status.is_success()) {
+    // In HTTP/2 a stream becomes a tunnel, not the connection.
+    if http1 && (status == StatusCode::SWITCHING_PROTOCOLS || (connect && status.is_success())) {
         client.session.tunnel();
     }
     response.map(|body| Passed::new(Answer::Given(body), busy))

@@ -3,8 +3,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, Version};
+use http::{HeaderMap, StatusCode, Version, header};
 use hyper::body::{Body, Frame, SizeHint};
+
+use super::headers::remove_hop_headers;
 
 /// What one client connection is about: shared by the requests that come over it, one after the other in HTTP/1.1, and
 /// by its [`ClientStream`](super::client_stream::ClientStream), which sees bytes only.
@@ -23,6 +25,9 @@ pub(super) struct State {
     pub given_up: bool,
     /// Interim responses (RFC 9110 §15.2) to be written before the response.
     pub interim: Vec<u8>,
+    /// The client ended its side and waits: how far its request and the answer are decides what becomes of it. Nobody
+    /// else is to be woken for that.
+    pub listening: bool,
     /// The connection's task.
     pub waker: Option<Waker>,
 }
@@ -71,6 +76,7 @@ impl Turn {
         state.interims_understood = version == Version::HTTP_11;
         state.request = Coming::Unseen;
         state.given_up = false;
+        state.listening = false;
         state.interim.clear();
     }
 
@@ -90,7 +96,7 @@ impl Turn {
         // A body may be read to its end after its answer, when another request is under way.
         if state.phase == Phase::Waiting && state.request != coming && state.request != Coming::Ended {
             state.request = coming;
-            wake(state);
+            wake_listening(state);
         }
     }
 
@@ -106,10 +112,13 @@ impl Turn {
         if state.phase != Phase::Waiting || !state.interims_understood {
             return;
         }
+        // They frame or steer the upstream's connection; the client's has its own.
+        let mut headers = headers.clone();
+        remove_hop_headers(&mut headers, false);
         let mut bytes =
             format!("HTTP/1.1 {} {}\r\n", status.as_u16(), status.canonical_reason().unwrap_or_default())
                 .into_bytes();
-        for (name, value) in headers {
+        for (name, value) in headers.iter().filter(|(name, _)| **name != header::CONTENT_LENGTH) {
             bytes.extend_from_slice(name.as_str().as_bytes());
             bytes.extend_from_slice(b": ");
             bytes.extend_from_slice(value.as_bytes());
@@ -127,6 +136,13 @@ impl Turn {
         if state.phase == Phase::Answering {
             state.phase = Phase::Resting;
         }
+        wake_listening(state);
+    }
+}
+
+/// Spares the connection's task a turn that would find nothing to do.
+fn wake_listening(state: MutexGuard<'_, State>) {
+    if state.listening {
         wake(state);
     }
 }

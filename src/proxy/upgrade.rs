@@ -37,19 +37,32 @@ const ONE_SIDED: Duration = Duration::from_secs(60);
 /// would rather not be blind to: over HTTP/2 in clear (`h2c`) the same requests would come unseen.
 pub(super) fn asked(request: &mut Request<ClientBody>) -> Option<OnUpgrade> {
     let headers = request.headers();
-    let protocol = headers.get(header::UPGRADE)?.to_str().ok()?;
+    let asks = request.version() == Version::HTTP_11 && lists(headers, header::CONNECTION, "upgrade");
+    (asks && wanted(headers)).then(|| hyper::upgrade::on(request))
+}
+
+/// Whether protocols are named, and none that blinds: the upstream may choose any of them.
+fn wanted(headers: &HeaderMap) -> bool {
     let blinding =
         |name: &str| name.eq_ignore_ascii_case("h2c") || name.to_ascii_uppercase().starts_with("TLS/");
-    let wanted = protocol.split(',').map(str::trim).any(|name| !name.is_empty() && !blinding(name));
-    let asks = request.version() == Version::HTTP_11 && lists(headers, header::CONNECTION, "upgrade");
-    (asks && wanted).then(|| hyper::upgrade::on(request))
+    let mut named = false;
+    for line in headers.get_all(header::UPGRADE) {
+        let Ok(line) = line.to_str() else { return false };
+        for name in line.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            if blinding(name) {
+                return false;
+            }
+            named = true;
+        }
+    }
+    named
 }
 
 impl Tunnels {
     /// Starts the tunnel of a 101 that is on its way to the client.
     pub(super) fn open(&self, switch: Switch, flight: Option<Flight>, in_flight: InFlight) {
-        let token = self.running.token();
-        self.tasks.spawn_connection(async move {
+        let token = self.token();
+        self.tasks().spawn_connection(async move {
             switch.run(flight).await;
             drop((in_flight, token));
         });
@@ -219,4 +232,23 @@ fn waited_long(silence: &mut Option<Pin<Box<Sleep>>>, moved: bool, cx: &mut Cont
 /// Whether the upstream changed the protocol.
 pub(super) fn switched<B>(response: &Response<B>) -> bool {
     response.status() == http::StatusCode::SWITCHING_PROTOCOLS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_switch_that_may_blind_is_not_asked_for() {
+        let wants = |lines: &[&'static str]| {
+            let lines = lines.iter().map(|line| (header::UPGRADE, http::HeaderValue::from_static(line)));
+            wanted(&lines.collect())
+        };
+        assert!(wants(&["websocket"]));
+        assert!(wants(&["", "foo/2, websocket"]));
+        assert!(!wants(&[]));
+        for lines in [&[" ,"][..], &["h2c"], &["websocket, H2C"], &["websocket", "tls/1.2"]] {
+            assert!(!wants(lines), "{lines:?}");
+        }
+    }
 }

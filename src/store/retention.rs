@@ -175,7 +175,8 @@ impl Store {
     fn used_bytes(&self) -> Result<u64, StoreError> {
         let pages = self.read("count pages", |db| {
             let pragma = |name: &str| {
-                db.query_row(&format!("PRAGMA record.{name}"), [], |r| r.get::<_, i64>(0)).map(i64::unsigned_abs)
+                db.query_row(&format!("PRAGMA record.{name}"), [], |r| r.get::<_, i64>(0))
+                    .map(i64::unsigned_abs)
             };
             Ok(pragma("page_count")?.saturating_sub(pragma("freelist_count")?) * pragma("page_size")?)
         })?;

@@ -74,18 +74,23 @@ enum Transport<B: Body + 'static> {
     /// HTTP/1.1 without a proxy that reads requests.
     Direct(Direct<B>),
     /// Whatever else is agreed on.
-    Any {
-        pool: Client<Connector, B>,
-        /// For requests that ask to change the protocol: that takes HTTP/1.1 and the whole connection.
-        switching: Client<Connector, B>,
-    },
+    Any(Box<Clients<B>>),
+}
+
+struct Clients<B: Body + 'static> {
+    pool: Client<Connector, B>,
+    /// For requests that ask to change the protocol: that takes HTTP/1.1 and the whole connection.
+    switching: Client<Connector, B>,
 }
 
 impl<B: Body + 'static> Clone for Transport<B> {
     fn clone(&self) -> Self {
         match self {
             Self::Direct(direct) => Self::Direct(direct.clone()),
-            Self::Any { pool, switching } => Self::Any { pool: pool.clone(), switching: switching.clone() },
+            Self::Any(clients) => {
+                let Clients { pool, switching } = &**clients;
+                Self::Any(Box::new(Clients { pool: pool.clone(), switching: switching.clone() }))
+            }
         }
     }
 }
@@ -164,7 +169,7 @@ where
                 .http1_preserve_header_case(true)
                 .set_host(false)
                 .build(http1);
-            Transport::Any { pool, switching }
+            Transport::Any(Box::new(Clients { pool, switching }))
         };
         let host = HeaderValue::from_str(authority.as_str()).expect("an authority is a valid header value");
         Ok(Self {
@@ -222,9 +227,9 @@ where
                     }
                 }
             }
-            Transport::Any { pool, switching } => {
+            Transport::Any(clients) => {
                 let switches = request.headers().contains_key(header::UPGRADE);
-                let client = if switches { switching } else { pool };
+                let client = if switches { &clients.switching } else { &clients.pool };
                 let mut parts = Parts::default();
                 parts.scheme = Some(self.scheme.clone());
                 parts.authority = Some(self.authority.clone());

@@ -81,6 +81,7 @@ enum Chunk {
     /// At the beginning of a line of trailers.
     Trailer,
     TrailerLine,
+    TrailerLf,
     EndLf,
 }
 
@@ -340,9 +341,11 @@ impl Chunk {
                 _ => Self::TrailerLine,
             },
             Self::TrailerLine => match byte {
-                b'\n' => Self::Trailer,
+                b'\r' => Self::TrailerLf,
+                b'\n' => return None,
                 _ => Self::TrailerLine,
             },
+            Self::TrailerLf => (byte == b'\n').then_some(Self::Trailer)?,
             Self::EndLf => return (byte == b'\n').then_some((None, 1)),
         };
         Some((Some(next), 1))

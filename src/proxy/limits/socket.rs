@@ -204,8 +204,14 @@ impl<S: AsyncRead + Unpin, C: AsRef<Session>> AsyncRead for Guarded<S, C> {
                 }
                 this.framing.take(&buf.filled()[before..]);
                 this.session().publish(&this.framing);
-                // A head's time runs from its first byte, however its bytes come.
-                if heads != this.framing.heads() || !matches!(this.reading, Some((Awaited::Rest, _))) {
+                let goes_on = match this.reading {
+                    // A head's time runs from its first byte, however its bytes come.
+                    Some((Awaited::Rest, _)) => heads == this.framing.heads(),
+                    // Empty lines begin no request.
+                    Some((Awaited::Request, _)) => heads == this.framing.heads() && this.framing.resting(),
+                    _ => false,
+                };
+                if !goes_on {
                     this.reading = None;
                 }
                 Poll::Ready(Ok(()))
@@ -258,7 +264,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, C: AsRef<Session>> AsyncWrite for Guarde
                 None => this.bell = Some(Box::pin(tokio::time::sleep_until(until))),
             }
         }
-        if this.framing.opaque() || this.framing.resting() {
+        // A tunnel's client goes on being read, by others.
+        if this.session().is_tunnel() || this.framing.opaque() || this.framing.resting() {
             return Poll::Ready(Ok(()));
         }
         let mut waste = [0; 4096];

@@ -34,7 +34,7 @@ fn entry(n: usize, length: usize) -> Entry {
     let mut request_headers = HeaderLines::default();
     request_headers.push("accept", |value| value.push_str("*/*"));
     request_headers.push("x-empty", |_| ());
-    request_headers.push("x-last", |value| value.push_str("ö"));
+    request_headers.push("x-last", |value| value.push('ö'));
     let response_headers = HeaderLines::default();
     Entry { exchange, request_headers, response_headers, request, response: vec![Bytes::from_static(b"{}")] }
 }

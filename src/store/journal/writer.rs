@@ -82,11 +82,8 @@ impl JournalWriter {
         self.buffer.clear();
         self.ends.clear();
         // First, for each segment has its own mark.
-        let begun = if self.length >= SEGMENT || self.given_up {
-            self.next_segment()
-        } else {
-            self.name_lastingly()
-        };
+        let begun =
+            if self.length >= SEGMENT || self.given_up { self.next_segment() } else { self.name_lastingly() };
         for entry in entries {
             format::encode(&entry, &self.mark, &mut self.buffer);
             self.ends.push(self.buffer.len());

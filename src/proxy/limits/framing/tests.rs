@@ -19,7 +19,7 @@ fn messages_are_told_apart() {
     let mut all = head("Content-Length: 3\r\n");
     all.extend_from_slice(b"abc\r\n");
     all.extend(head("Transfer-Encoding: Chunked\r\n"));
-    all.extend_from_slice(b"3;x=y\r\nabc\r\n0\r\nT: 1\r\n\r\n");
+    all.extend_from_slice(b"3;x=y\r\nabc\r\n0\r\nT: 1\r\nU: 2\r\n\r\n");
     all.extend(head(""));
     let framing = read(&[&all]);
     assert_eq!((framing.heads(), framing.flaw(), framing.resting()), (3, None, true));
@@ -68,6 +68,10 @@ fn broken_chunks_are_flaws() {
         "3\r\nabcd\r\n",
         "3\r\nabc\n",
         "0\r\n\n",
+        "0\r\nT: 1\n\r\n",
+        "0\r\nT: 1\n\n",
+        "0\r\nT: 1\rU: 2\r\n\r\n",
+        "0\r\nT: 1\r\r\n\r\n",
         "fffffffffffffffff\r\n",
         "-1\r\n",
         "3;a\nb\r\n",
