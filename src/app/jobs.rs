@@ -1,11 +1,12 @@
 //! What runs in the background again and again, until a reload replaces it or the process leaves.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
+use crate::capture::Backlog;
 use crate::config::{self, Config};
 use crate::model::Micros;
 use crate::store::{Store, retention};
@@ -16,6 +17,8 @@ use crate::{outcome, schedule, trajectory};
 /// Gauges that are counted from the store are refreshed this often.
 const GAUGES_EVERY: Duration = Duration::from_secs(30);
 
+/// Under heavy traffic joining and judging wait, but no longer than this.
+const LONGEST: Duration = Duration::from_secs(60);
 /// How often it is looked whether something is older than it is to be kept.
 const RETENTION_EVERY: Duration = Duration::from_secs(60);
 
@@ -26,11 +29,20 @@ pub(super) fn start(
     store: &Store,
     metrics: &Metrics,
     tasks: &Tasks,
+    backlog: Option<Backlog>,
     over: &CancellationToken,
 ) {
     if let Some(span) = config.trajectories.every {
         let (store, quiet) = (store.clone(), config.trajectories.quiet.0);
-        every(tasks, "assembly", span.0, over, move || digest(&store, quiet));
+        let last = Mutex::new(Instant::now());
+        every(tasks, "assembly", span.0, over, move || {
+            let late = last.lock().unwrap_or_else(PoisonError::into_inner).elapsed() > LONGEST;
+            let go_on = || late || !backlog.as_ref().is_some_and(Backlog::is_heavy);
+            digest(&store, quiet, &go_on);
+            if go_on() {
+                *last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            }
+        });
     }
     let (swept, keep, until) = (store.clone(), config.retention.clone(), over.clone());
     every(tasks, "retention", RETENTION_EVERY, over, move || drop_old(&swept, &keep, &until));
@@ -66,12 +78,12 @@ pub(super) fn every(
 }
 
 /// Joins new exchanges and judges trajectories that went quiet.
-fn digest(store: &Store, quiet: Duration) {
-    if let Err(error) = trajectory::catch_up(store) {
+fn digest(store: &Store, quiet: Duration, go_on: &dyn Fn() -> bool) {
+    if let Err(error) = trajectory::catch_up_while(store, go_on) {
         tracing::warn!(%error, "cannot assemble trajectories; tried again later");
         return;
     }
-    if let Err(error) = outcome::assess(store, Micros::now().minus(quiet)) {
+    if let Err(error) = outcome::assess_while(store, Micros::now().minus(quiet), go_on) {
         tracing::warn!(%error, "cannot judge trajectories; tried again later");
     }
 }

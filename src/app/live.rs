@@ -124,7 +124,7 @@ impl Live {
     /// Starts the jobs, and looks at the configuration file from now on.
     pub fn run(self: &Arc<Self>) {
         let current = self.current();
-        self.fixed.start_jobs(&current.config, &current.jobs);
+        self.fixed.start_jobs(&current.config, current.recorder.as_ref(), &current.jobs);
         if self.fixed.config_file.is_some() && self.fixed.load.is_some() {
             let (live, tasks) = (self.clone(), &self.fixed.tasks);
             let stopping = tasks.stopping();
@@ -210,9 +210,10 @@ impl Live {
             current.forget_retired();
         }
         let jobs_of = |c: &Config| (c.trajectories.clone(), c.dream.schedule.clone(), c.retention.clone());
-        if jobs_of(&config) != jobs_of(&current.config) && !current.jobs.is_cancelled() {
+        let same_jobs = same_recorder && jobs_of(&config) == jobs_of(&current.config);
+        if !same_jobs && !current.jobs.is_cancelled() {
             std::mem::take(&mut current.jobs).cancel();
-            self.fixed.start_jobs(&config, &current.jobs);
+            self.fixed.start_jobs(&config, current.recorder.as_ref(), &current.jobs);
         }
         let late = changed(&self.started, &config);
         if !late.is_empty() {
@@ -313,9 +314,10 @@ impl Fixed {
         Ok(Some(recorder))
     }
 
-    fn start_jobs(&self, config: &Config, over: &CancellationToken) {
+    fn start_jobs(&self, config: &Config, recorder: Option<&Recorder>, over: &CancellationToken) {
         let file = self.config_file.as_deref();
-        jobs::start(config, file, &self.store, &self.metrics, &self.tasks, over);
+        let backlog = recorder.map(|recorder| recorder.backlog().clone());
+        jobs::start(config, file, &self.store, &self.metrics, &self.tasks, backlog, over);
     }
 }
 

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 /// What is in the journal and not yet in the record: told by the recorder, read by the settler. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Backlog {
+pub struct Backlog {
     inner: Arc<(Mutex<State>, Condvar)>,
 }
 
@@ -17,6 +17,8 @@ struct State {
     asleep: bool,
     /// The recorder is gone.
     closed: bool,
+    /// Traffic is heavy.
+    heavy: bool,
 }
 
 impl Backlog {
@@ -24,17 +26,27 @@ impl Backlog {
         self.inner.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether traffic is heavy, so that what can wait should: it would take processor time from the traffic.
+    #[must_use]
+    pub fn is_heavy(&self) -> bool {
+        self.state().heavy
+    }
+
+    pub(super) fn set_heavy(&self, heavy: bool) {
+        self.state().heavy = heavy;
+    }
+
     /// Bytes that wait.
-    pub fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         self.state().bytes
     }
 
     /// Exchanges that were ever appended.
-    pub fn exchanges(&self) -> u64 {
+    pub(super) fn exchanges(&self) -> u64 {
         self.state().exchanges
     }
 
-    pub fn appended(&self, bytes: u64, exchanges: u64) {
+    pub(super) fn appended(&self, bytes: u64, exchanges: u64) {
         let mut state = self.state();
         state.bytes += bytes;
         state.exchanges += exchanges;
@@ -45,22 +57,22 @@ impl Backlog {
     }
 
     /// Corrects the bytes that wait, counted in the files: another process may have settled some.
-    pub fn counted(&self, bytes: u64) {
+    pub(super) fn counted(&self, bytes: u64) {
         self.state().bytes = bytes;
     }
 
-    pub fn close(&self) {
+    pub(super) fn close(&self) {
         self.state().closed = true;
         self.inner.1.notify_all();
     }
 
-    pub fn is_closed(&self) -> bool {
+    pub(super) fn is_closed(&self) -> bool {
         self.state().closed
     }
 
     /// Waits for `pause`, or until the recorder is gone; or, where `covered` is given, until more exchanges than that were
     /// appended.
-    pub fn wait(&self, pause: Duration, covered: Option<u64>) {
+    pub(super) fn wait(&self, pause: Duration, covered: Option<u64>) {
         let mut state = self.state();
         state.asleep = covered.is_some();
         let quiet =

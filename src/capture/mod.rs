@@ -24,6 +24,7 @@ mod settle;
 mod tee;
 mod writer;
 
+pub use backlog::Backlog;
 pub use flight::{Flight, Head};
 pub use memory::Memory;
 pub use recorder::{Recorder, RecorderWorker};

@@ -50,6 +50,7 @@ struct Shared {
     /// The journal does not keep up: nobody waits for it until it does.
     slow: AtomicBool,
     under_way: UnderWay,
+    backlog: Backlog,
     /// Lost exchanges of which something was saved while they were under way.
     orphans: Mutex<Vec<ExchangeId>>,
     /// Threads do not wait for each other's processor.
@@ -116,6 +117,7 @@ impl Recorder {
             interrupting: AtomicBool::new(false),
             slow: AtomicBool::new(false),
             under_way: UnderWay::default(),
+            backlog: backlog.clone(),
             orphans: Mutex::default(),
             parallel: std::thread::available_parallelism().is_ok_and(|n| n.get() > 1),
         });
@@ -138,6 +140,12 @@ impl Recorder {
 
     pub(super) fn interrupting(&self) -> bool {
         self.shared.interrupting.load(Ordering::Relaxed)
+    }
+
+    /// What is on its way into the record, and how heavy traffic is.
+    #[must_use]
+    pub fn backlog(&self) -> &Backlog {
+        &self.shared.backlog
     }
 
     /// Starts the record of an exchange.

@@ -263,7 +263,9 @@ impl Traffic {
         if self.since.elapsed() >= PAUSE {
             (self.since, self.seen, self.was_heavy) = (Instant::now(), exchanges, heavy);
         }
-        heavy || self.was_heavy
+        let heavy = heavy || self.was_heavy;
+        self.backlog.set_heavy(heavy);
+        heavy
     }
 }
 

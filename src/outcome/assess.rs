@@ -40,10 +40,25 @@ const BATCH: u32 = 200;
 /// # Errors
 /// When the store cannot be read or written; what was assessed before stays.
 pub fn assess(store: &Store, quiet_since: Micros) -> Result<AssessReport, OutcomeError> {
+    assess_while(store, quiet_since, &|| true)
+}
+
+/// As [`assess`], as long as `go_on` says so; it is asked between batches.
+///
+/// # Errors
+/// As [`assess`].
+pub fn assess_while(
+    store: &Store,
+    quiet_since: Micros,
+    go_on: &dyn Fn() -> bool,
+) -> Result<AssessReport, OutcomeError> {
     let mut report = AssessReport::default();
     let mut accuracies: HashMap<Scope, Accuracies> = HashMap::new();
     let mut seen: HashSet<(TrajectoryId, i64)> = HashSet::new();
     loop {
+        if !go_on() {
+            return Ok(report);
+        }
         let due = store.unassessed(quiet_since, BATCH)?;
         // A batch that brings nothing new cannot be got rid of; better to stop than to turn forever.
         let known = seen.len();

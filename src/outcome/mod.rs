@@ -13,7 +13,7 @@ mod detect;
 mod failing_step;
 mod learn;
 
-pub use assess::{AssessReport, OutcomeError, RelearnReport, assess, relearn};
+pub use assess::{AssessReport, OutcomeError, RelearnReport, assess, assess_while, relearn};
 pub use combine::{Accuracies, combine};
 pub use detect::votes;
 pub use failing_step::failing_step;

@@ -23,10 +23,21 @@ const TASK_LENGTH: usize = 300;
 /// # Errors
 /// When the store cannot be read or written. What was placed before stays placed.
 pub fn catch_up(store: &Store) -> Result<Caught, StoreError> {
+    catch_up_while(store, &|| true)
+}
+
+/// As [`catch_up`], as long as `go_on` says so; it is asked between batches.
+///
+/// # Errors
+/// As [`catch_up`].
+pub fn catch_up_while(store: &Store, go_on: &dyn Fn() -> bool) -> Result<Caught, StoreError> {
     let mut caught = Caught::default();
     // What is recorded meanwhile is left for the next round, so that a busy proxy's round ends.
     let (_, until) = store.recorded()?;
     loop {
+        if !go_on() {
+            return Ok(caught);
+        }
         let from = store.assembled()?;
         let mut turns = Vec::with_capacity(BATCH);
         let mut to = from;

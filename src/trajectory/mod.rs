@@ -10,5 +10,5 @@ mod chain;
 mod session;
 mod transcript;
 
-pub use assemble::{Caught, catch_up};
+pub use assemble::{Caught, catch_up, catch_up_while};
 pub use transcript::transcript;
