@@ -1,4 +1,3 @@
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -48,14 +47,6 @@ impl Proxy {
         phase: watch::Receiver<Phase>,
     ) -> Self {
         Self { listener, forwarder, front, tasks, phase, tunnels: TaskTracker::new() }
-    }
-
-    /// The bound address.
-    ///
-    /// # Errors
-    /// When the system does not tell.
-    pub fn address(&self) -> std::io::Result<SocketAddr> {
-        self.listener.local_addr()
     }
 
     /// Serves until it is to drain, then lets running exchanges finish within the limit.
