@@ -24,6 +24,8 @@ pub mod telemetry;
 pub mod wire;
 
 // rank 2: one stage each
+#[cfg(feature = "onnx")]
+pub mod adapters;
 pub mod capture;
 pub mod skills;
 pub mod trajectory;
@@ -34,6 +36,10 @@ pub mod dashboard;
 pub mod outcome;
 pub mod proxy;
 pub mod search;
+#[cfg(feature = "onnx")]
+pub mod serve;
+#[cfg(feature = "onnx")]
+pub mod train;
 
 // rank 4: the night, and what starts it
 pub mod dream;

@@ -1,12 +1,18 @@
-//! ONNX Runtime: where its library and the models come from, and the one environment that a process has.
+//! ONNX Runtime: where its library and the models come from, the one environment that a process has, and language models
+//! as graphs that are built, differentiated and run here.
 //!
-//! In: the `onnx` section of the configuration. Out: paths of files that were checked, and the loaded runtime.
+//! In: the `onnx` section of the configuration, checkpoints. Out: paths of files that were checked, the loaded runtime,
+//! programs.
 //!
 //! Always true: nothing is fetched but pinned versions whose SHA-256 is written here, and only when `onnx.fetch`
 //! allows it; a file in the cache is whole or not there; nothing outside of the cache directory is written.
 
+pub mod checkpoint;
+pub mod llama;
+pub mod lora;
 pub mod provision;
 pub mod runtime;
+pub mod text;
 
 pub use provision::{ProvisionError, Provisioned};
 pub use runtime::RuntimeError;

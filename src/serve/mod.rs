@@ -1,0 +1,3 @@
+//! An OpenAI-compatible server over language models that run here, with adapters that are swapped between tokens.
+
+pub mod engine;

@@ -1,0 +1,4 @@
+//! Training: examples in, an adapter out.
+
+pub mod example;
+pub mod options;
