@@ -7,6 +7,7 @@
 //! Always true: nothing is fetched but pinned versions whose SHA-256 is written here, and only when `onnx.fetch`
 //! allows it; a file in the cache is whole or not there; nothing outside of the cache directory is written.
 
+pub mod adamw;
 pub mod checkpoint;
 pub mod graph;
 pub mod llama;
