@@ -8,11 +8,16 @@
 //! allows it; a file in the cache is whole or not there; nothing outside of the cache directory is written.
 
 pub mod checkpoint;
+pub mod graph;
 pub mod llama;
 pub mod lora;
+pub mod program;
 pub mod provision;
 pub mod runtime;
+#[cfg(test)]
+pub mod testing;
 pub mod text;
+mod vjp;
 
 pub use provision::{ProvisionError, Provisioned};
 pub use runtime::RuntimeError;

@@ -3,5 +3,9 @@
 //! In: an [`Architecture`] and its weights. Out: programs for ONNX Runtime.
 
 mod architecture;
+mod attention;
+pub mod block;
+pub mod heads;
 
 pub use architecture::{Architecture, Family};
+pub use attention::MOST_CHUNKS;
