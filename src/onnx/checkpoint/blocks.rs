@@ -11,7 +11,10 @@ impl Blocks {
     #[must_use]
     pub fn round(values: &[f32], columns: usize, block: usize, bits: u8) -> Self {
         assert!(matches!(bits, 4 | 8) && block.is_multiple_of(2), "4 or 8 bits, an even block");
-        assert!(columns.is_multiple_of(block) && values.len().is_multiple_of(columns), "whole blocks and rows");
+        assert!(
+            columns.is_multiple_of(block) && values.len().is_multiple_of(columns),
+            "whole blocks and rows"
+        );
         let mut quants = vec![0u8; values.len() * usize::from(bits) / 8];
         let mut scales = Vec::with_capacity(values.len() / block);
         let packed = quants.chunks_exact_mut(block * usize::from(bits) / 8);

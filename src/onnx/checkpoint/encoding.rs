@@ -175,8 +175,7 @@ impl Encoding {
                 if let Some(offsets) = &mut offsets {
                     // Four bits stand for q − 8 here and for q in the file; eight bits have room for q itself.
                     let moved = if layout.bits == 4 { zero } else { 0.0 };
-                    offsets
-                        .extend((0..in_block).map(|g| unpacked.minima[g] + moved * unpacked.scales[g]));
+                    offsets.extend((0..in_block).map(|g| unpacked.minima[g] + moved * unpacked.scales[g]));
                 }
                 let Some(packed) = packed.next() else { break };
                 let mut i = 0;

@@ -122,14 +122,17 @@ impl Checkpoint {
     /// When files are missing or damaged, or the family is none of those supported (both named).
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         let contents = if path.is_dir() { directory::open(path)? } else { gguf::open(path)? };
-        let Contents { architecture, tokenizer, template, naming, files, mut tensors, rows_are_sorted } = contents;
+        let Contents { architecture, tokenizer, template, naming, files, mut tensors, rows_are_sorted } =
+            contents;
         let unreadable = |reason| CheckpointError::Unreadable { path: path.to_owned(), reason };
         let mut parts = HashMap::new();
         for (part, (rows, columns)) in parts::of(&architecture) {
             let name = naming.name(part);
             let stored = tensors.remove(&name);
             let stored = stored.ok_or_else(|| {
-                unreadable(format!("tensor {name} is missing: the download is incomplete, or it is another model"))
+                unreadable(format!(
+                    "tensor {name} is missing: the download is incomplete, or it is another model"
+                ))
             })?;
             let encoding = stored.encoding.map_err(|encoding| CheckpointError::Encoding {
                 path: path.to_owned(),
@@ -140,7 +143,8 @@ impl Checkpoint {
             if (stored.rows, stored.columns) != (rows, columns) {
                 let found = (stored.rows, stored.columns);
                 return Err(unreadable(format!(
-                    "tensor {name} is {found:?} where the configuration asks for {:?}", (rows, columns)
+                    "tensor {name} is {found:?} where the configuration asks for {:?}",
+                    (rows, columns)
                 )));
             }
             let end = encoding
@@ -153,9 +157,13 @@ impl Checkpoint {
                 )));
             }
             use LayerPart::{Key, KeyBias, Query, QueryBias};
-            let is_turned = rows_are_sorted && matches!(part, Part::Layer(_, Query | Key | QueryBias | KeyBias));
+            let is_turned =
+                rows_are_sorted && matches!(part, Part::Layer(_, Query | Key | QueryBias | KeyBias));
             let turned = is_turned.then_some(architecture.head_dim);
-            parts.insert(part, Stored { file: stored.file, start: stored.start, encoding, rows, columns, turned });
+            parts.insert(
+                part,
+                Stored { file: stored.file, start: stored.start, encoding, rows, columns, turned },
+            );
         }
         // What would be left out silently would make another model of it.
         let unknown = tensors
@@ -189,7 +197,10 @@ impl Checkpoint {
             let mut hasher = blake3::Hasher::new();
             for (part, _) in parts::of(&self.architecture) {
                 let stored = &self.parts[&part];
-                let head = format!("{part:?} {:?} {} {} {:?}\n", stored.encoding, stored.rows, stored.columns, stored.turned);
+                let head = format!(
+                    "{part:?} {:?} {} {} {:?}\n",
+                    stored.encoding, stored.rows, stored.columns, stored.turned
+                );
                 hasher.update(head.as_bytes()).update(self.bytes(stored));
             }
             hasher.finalize().to_hex().to_string()

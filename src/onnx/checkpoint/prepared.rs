@@ -115,12 +115,7 @@ impl Checkpoint {
     }
 
     /// The file, where it is there and whole.
-    fn mapped(
-        &self,
-        path: &Path,
-        sections: &[(Vec<Part>, Range<usize>)],
-        length: usize,
-    ) -> Option<Prepared> {
+    fn mapped(&self, path: &Path, sections: &[(Vec<Part>, Range<usize>)], length: usize) -> Option<Prepared> {
         let file = Mapped::open(path).ok()?;
         let bytes = file.bytes();
         let is_whole = bytes.len() == length

@@ -7,7 +7,12 @@ pub(super) enum Scaling {
     /// Positions divided by a factor.
     Linear(f64),
     /// Llama 3.1's: slow rotations divided, fast ones left, those between interpolated.
-    Llama3 { factor: f64, low: f64, high: f64, original_context: f64 },
+    Llama3 {
+        factor: f64,
+        low: f64,
+        high: f64,
+        original_context: f64,
+    },
     /// GGUF writes what each frequency is divided by, `[head_dim / 2]`.
     Divided(Vec<f32>),
 }

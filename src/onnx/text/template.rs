@@ -65,8 +65,12 @@ impl ChatTemplate {
         if let Some(missing) = &self.inner.missing {
             return Err(TextError(missing.clone()));
         }
-        let mut context: BTreeMap<&str, Jinja> =
-            self.inner.tokens.iter().map(|(name, text)| (name.as_str(), Jinja::from(text.as_str()))).collect();
+        let mut context: BTreeMap<&str, Jinja> = self
+            .inner
+            .tokens
+            .iter()
+            .map(|(name, text)| (name.as_str(), Jinja::from(text.as_str())))
+            .collect();
         context.insert("messages", Jinja::from_serialize(messages));
         context.insert("tools", Jinja::from_serialize(tools));
         context.insert("documents", Jinja::from(()));
@@ -105,8 +109,9 @@ fn raise_exception(message: String) -> Result<Jinja, Error> {
 fn strftime_now(format: String) -> Result<String, Error> {
     use std::fmt::Write;
     let mut text = String::new();
-    write!(text, "{}", chrono::Local::now().format(&format))
-        .map_err(|_| Error::new(ErrorKind::InvalidOperation, format!("strftime_now: no format {format:?}")))?;
+    write!(text, "{}", chrono::Local::now().format(&format)).map_err(|_| {
+        Error::new(ErrorKind::InvalidOperation, format!("strftime_now: no format {format:?}"))
+    })?;
     Ok(text)
 }
 

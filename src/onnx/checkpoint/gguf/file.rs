@@ -74,10 +74,6 @@ impl<'a> File<'a> {
         self.unreadable(format!("its metadata {key} is not {wanted}: the file is damaged or of another kind"))
     }
 
-    pub fn has(&self, key: &str) -> bool {
-        self.metadata.contains_key(key)
-    }
-
     pub fn text(&self, key: &str) -> Result<Option<&'a str>, CheckpointError> {
         match self.metadata.get(key) {
             None => Ok(None),
@@ -112,7 +108,9 @@ impl<'a> File<'a> {
                 let all: Option<Vec<usize>> = array.values().map(|value| whole(&value)).collect();
                 match all.as_deref() {
                     Some([first, rest @ ..]) if rest.iter().all(|n| n == first) => Ok(Some(*first)),
-                    _ => Err(self.unreadable(format!("{key} differs between layers, which is not supported"))),
+                    _ => {
+                        Err(self.unreadable(format!("{key} differs between layers, which is not supported")))
+                    }
                 }
             }
             Some(value) => whole(value).map(Some).ok_or_else(|| self.wrong(key, "a whole number below 2^31")),
@@ -193,7 +191,9 @@ fn parse(bytes: &[u8]) -> Read<Head<'_>> {
         metadata.insert(key, cursor.value(kind, DEPTH)?);
     }
     if let Some(Value::Unsigned(2..)) = metadata.get("split.count") {
-        return Err("this is one piece of a GGUF model: join the pieces with `llama-gguf-split --merge`".into());
+        return Err(
+            "this is one piece of a GGUF model: join the pieces with `llama-gguf-split --merge`".into()
+        );
     }
     let mut listed = Vec::with_capacity(tensors);
     for _ in 0..tensors {
