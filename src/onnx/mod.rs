@@ -20,5 +20,5 @@ pub mod testing;
 pub mod text;
 mod vjp;
 
-pub use provision::{ProvisionError, Provisioned};
-pub use runtime::RuntimeError;
+pub use provision::{ProvisionError, Provisioned, model_path};
+pub use runtime::{Device, RuntimeError, choose_device};
