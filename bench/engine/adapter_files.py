@@ -48,9 +48,9 @@ def llama_cpp(model, adapter, prompts):
     found = []
     for prompt in prompts:
         answer = server.handle_completions(
-            {"prompt": prompt, "n_predict": 1, "temperature": 0.0, "n_probs": TOP, "cache_prompt": False})
+            {"prompt": prompt, "max_tokens": 1, "temperature": 0.0, "logprobs": TOP, "cache_prompt": False})
         answer = json.loads(answer) if isinstance(answer, str) else answer
-        top = answer["completion_probabilities"][0]["top_logprobs"]
+        top = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
         found.append({entry["id"]: entry["logprob"] for entry in top})
     return found
 
@@ -59,6 +59,16 @@ def torch_logprobs(model, tokenizer, prompts):
     with torch.no_grad():
         return [torch.log_softmax(model(**tokenizer(p, return_tensors="pt", add_special_tokens=False)).logits[0, -1], -1)
                 for p in prompts]
+
+
+def reordered(peft):
+    """What llama.cpp would compute if the rows of query and key had been left in Hugging Face's order."""
+    for name, parameter in peft.named_parameters():
+        if "lora_B" in name and ("q_proj" in name or "k_proj" in name):
+            rows = parameter.data
+            width = peft.config.hidden_size // peft.config.num_attention_heads
+            parameter.data = rows.reshape(-1, width // 2, 2, rows.shape[1]).transpose(1, 2).reshape(rows.shape)
+    return peft
 
 
 def difference(theirs, ours):
@@ -89,16 +99,17 @@ def check(options, out):
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]))
     for name, parameter in peft.named_parameters():
         if "lora_B" in name:
-            parameter.data = 0.02 * torch.randn_like(parameter)
+            attends = "q_proj" in name or "k_proj" in name
+            parameter.data = (0.2 if attends else 0.05) * torch.randn_like(parameter)
     peft.save_pretrained(out / "made")
     ours = torch_logprobs(peft, tokenizer, PROMPTS)
-    made = {name: parameter.detach().numpy() for name, parameter in peft.named_parameters() if "lora_" in name}
+    made = {name: parameter.detach().numpy().copy() for name, parameter in peft.named_parameters() if "lora_" in name}
 
+    wrong_order = torch_logprobs(reordered(peft), tokenizer, PROMPTS)
     for kind in ["peft", "onnx", "gguf"]:
         subprocess.run([options.remora, "adapters", "export", str(out / "made"), "--format", kind, "--model",
                         str(options.gguf), "--out", str(out / kind)], check=True, stdout=subprocess.DEVNULL)
 
-    peft.unload()
     again = PeftModel.from_pretrained(load(options.hf), out / "peft")
     exact = all(torch.equal(a, b) for a, b in zip(ours, torch_logprobs(again, tokenizer, PROMPTS)))
 
@@ -115,8 +126,10 @@ def check(options, out):
         "onnx_matrices": len(read), "onnx_matrices_wrong": wrong,
         "gguf_error_base": difference(plain, base),
         "gguf_error_with_adapter": difference(adapted, ours),
+        "gguf_error_if_rows_kept_their_order": difference(adapted, wrong_order),
         "gguf_change_by_adapter": difference(adapted, base),
     }, indent=1))
+    assert difference(adapted, ours) < 0.3 * min(difference(adapted, wrong_order), difference(adapted, base))
     assert exact and wrong == 0 and len(read) == len(made)
 
 
