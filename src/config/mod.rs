@@ -12,6 +12,7 @@ mod proxy;
 mod retention;
 mod search;
 mod shutdown;
+mod train;
 mod units;
 mod upstream;
 
@@ -28,6 +29,7 @@ pub use proxy::{Dashboard, Log, LogFormat, Trajectories};
 pub use retention::Retention;
 pub use search::{Embedder, Fetch, Onnx, Search};
 pub use shutdown::Shutdown;
+pub use train::{Train, TrainExamples, TrainGate, TrainLora, parse_scope};
 pub use units::Span;
 pub use upstream::{ForwardProxy, Http2, Route, Upstream, UpstreamProxy, check_proxy};
 
@@ -55,6 +57,7 @@ pub struct Config {
     pub search: Search,
     pub onnx: Onnx,
     pub dream: Dream,
+    pub train: Train,
     pub dashboard: Dashboard,
     pub shutdown: Shutdown,
     pub log: Log,
@@ -77,6 +80,7 @@ impl Default for Config {
             search: Search::default(),
             onnx: Onnx::default(),
             dream: Dream::default(),
+            train: Train::default(),
             dashboard: Dashboard::default(),
             shutdown: Shutdown::default(),
             log: Log::default(),
