@@ -3,6 +3,7 @@
 //! In: a YAML file, `${ENV}` references in it, options of the command line. Out: a [`Config`] that can be run, or every
 //! problem at once, each with its path. The environment is read nowhere else.
 
+mod adapters;
 mod capture;
 mod dream;
 mod environment;
@@ -11,6 +12,7 @@ mod load;
 mod proxy;
 mod retention;
 mod search;
+mod secret;
 mod shutdown;
 mod train;
 mod units;
@@ -20,6 +22,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use adapters::{Adapters, SwapTarget, TargetKind};
 pub use capture::{Capture, Durability};
 pub use dream::{Dream, Review, parse_schedule};
 pub use environment::{prepare_environment, variable};
@@ -28,6 +31,7 @@ pub use load::{ConfigError, Problem};
 pub use proxy::{Dashboard, Log, LogFormat, Trajectories};
 pub use retention::Retention;
 pub use search::{Embedder, Fetch, Onnx, Search};
+pub use secret::Secret;
 pub use shutdown::Shutdown;
 pub use train::{Train, TrainExamples, TrainGate, TrainLora, parse_scope};
 pub use units::Span;
@@ -57,6 +61,7 @@ pub struct Config {
     pub search: Search,
     pub onnx: Onnx,
     pub dream: Dream,
+    pub adapters: Adapters,
     pub train: Train,
     pub dashboard: Dashboard,
     pub shutdown: Shutdown,
@@ -80,6 +85,7 @@ impl Default for Config {
             search: Search::default(),
             onnx: Onnx::default(),
             dream: Dream::default(),
+            adapters: Adapters::default(),
             train: Train::default(),
             dashboard: Dashboard::default(),
             shutdown: Shutdown::default(),
