@@ -4,6 +4,7 @@ pub mod chat;
 pub mod example;
 pub mod gate;
 pub mod jsonl;
+pub mod night;
 pub mod options;
 pub mod pass;
 pub mod select;

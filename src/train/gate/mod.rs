@@ -70,6 +70,15 @@ pub struct BaseMarks {
     pub perplexity: Option<f64>,
 }
 
+impl BaseMarks {
+    /// The lowest loss and the highest mean score, whichever prompts they come from.
+    #[must_use]
+    pub fn best(&self) -> (Option<f64>, Option<f64>) {
+        let loss = self.prompts.iter().map(|m| m.loss).min_by(f64::total_cmp);
+        (loss, self.prompts.iter().map(Marks::mean).max_by(f64::total_cmp))
+    }
+}
+
 /// How the adapter did, at the prompt that it was trained on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CandidateMarks {

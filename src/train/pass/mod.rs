@@ -23,6 +23,7 @@ use super::tokens::{Language, LeftOut, example};
 use crate::config::{Train, TrainLora};
 
 pub use work::{Order, Work};
+pub(super) use work::{failed, write_whole};
 
 /// What trains and is examined: a model, or what stands for one in tests.
 pub trait Learner {

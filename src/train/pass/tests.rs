@@ -12,7 +12,7 @@ pub struct Parrot {
     pub learns: bool,
     /// Ends the process of training here, as a fault would.
     pub dies: bool,
-    trained: Option<usize>,
+    pub trained: Option<usize>,
     /// Goals of the examples that it was trained on.
     pub goals: Vec<Goal>,
 }

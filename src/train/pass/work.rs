@@ -111,6 +111,18 @@ impl Work {
         self.read(REPORT)
     }
 
+    /// Leaves word of why there is no report.
+    pub fn fail(&self, why: &str) {
+        // Without it the night says less, and goes on all the same.
+        drop(fs::write(self.0.join(FAILURE), why));
+    }
+
+    /// Why there is no report, where the pass could tell.
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        fs::read_to_string(self.0.join(FAILURE)).ok().filter(|why| !why.is_empty())
+    }
+
     /// There whole or not at all.
     fn write(&self, name: &str, value: &impl Serialize) -> Result<(), PassError> {
         write_whole(&self.0.join(name), value)
@@ -133,6 +145,7 @@ const ORDER: &str = "order.json";
 const TRAINING: &str = "training.jsonl";
 const HELD_OUT: &str = "held-out.jsonl";
 const REPORT: &str = "report.json";
+const FAILURE: &str = "failure.txt";
 
 /// Writes a file of JSON that is there whole or not at all.
 pub(in crate::train) fn write_whole(path: &Path, value: &impl Serialize) -> Result<(), PassError> {

@@ -213,4 +213,4 @@ impl<'a> Groups<'a> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
