@@ -5,6 +5,7 @@
 
 mod adapters;
 mod capture;
+mod device;
 mod dream;
 mod environment;
 mod listener;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub use adapters::{Adapters, SwapTarget, TargetKind};
 pub use capture::{Capture, Durability};
+pub use device::DeviceChoice;
 pub use dream::{Dream, Review, parse_schedule};
 pub use environment::{prepare_environment, variable};
 pub use listener::{Limits, Tls};

@@ -168,10 +168,12 @@ pub fn options(lora: &TrainLora) -> Options {
     Options {
         rank: lora.rank,
         alpha: lora.alpha,
-        epochs: lora.epochs as _,
+        epochs: lora.epochs,
         learning_rate: lora.learning_rate,
-        warmup: lora.warmup as _,
+        warmup: lora.warmup,
         batch: lora.batch,
+        replay: lora.replay,
+        replay_weight: lora.replay_weight,
         context: lora.context,
         seed: lora.seed,
         // What is held out is the gate's: a run that stopped where it does best there would be tested on what it chose.
