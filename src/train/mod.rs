@@ -1,4 +1,5 @@
 //! Training: examples in, an adapter out.
 
 pub mod example;
+pub mod general;
 pub mod options;
