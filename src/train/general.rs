@@ -65,24 +65,20 @@ pub fn questions() -> &'static [Question] {
     &QUESTIONS
 }
 
-/// Sequences for perplexity, which is e to the mean loss of all of them: each begins with `start`, which is not counted.
+/// Sequences for perplexity, which is e to the mean loss of all of their tokens but the first ones.
 ///
 /// # Errors
 /// When the tokenizer fails.
-pub fn perplexity(
-    start: u32,
-    encode: impl Fn(&str) -> Result<Vec<u32>, TextError>,
-) -> Result<Vec<Example>, TextError> {
-    measured().map(|passage| whole(Some(start), &encode(passage)?, Goal::Tokens, 1.0)).collect()
+pub fn perplexity(encode: impl Fn(&str) -> Result<Vec<u32>, TextError>) -> Result<Vec<Example>, TextError> {
+    measured().map(|passage| Ok(whole(encode(passage)?, Goal::Tokens, 1.0))).collect()
 }
 
-/// Sequences to be trained towards what the base model says of them: passages, and chats as `chat` renders a question and
-/// its answer. Passages and chats alternate. Every token counts `weight`, as against 1 for a token of an answer.
+/// Sequences to be trained towards what the base model says of them: chats, as `chat` renders a question and its answer,
+/// and passages, in turn. Every token but the first counts `weight`, as against 1 for a token of an answer.
 ///
 /// # Errors
 /// When the template or the tokenizer fails.
 pub fn replay(
-    start: u32,
     weight: f32,
     encode: impl Fn(&str) -> Result<Vec<u32>, TextError>,
     chat: impl Fn(&str, &str) -> Result<String, TextError>,
@@ -91,25 +87,24 @@ pub fn replay(
     let mut examples = Vec::new();
     for (question, answer) in chats() {
         let rendered = chat(question, answer)?;
-        examples.push(whole(None, &encode(rendered.trim_end())?, Goal::Base, weight)?);
+        // The line break after the end of a turn is nobody's answer.
+        examples.push(whole(encode(rendered.trim_end())?, Goal::Base, weight));
         if let Some(passage) = passages.next() {
-            examples.push(whole(Some(start), &encode(passage)?, Goal::Base, weight)?);
+            examples.push(whole(encode(passage)?, Goal::Base, weight));
         }
     }
     for passage in passages {
-        examples.push(whole(Some(start), &encode(passage)?, Goal::Base, weight)?);
+        examples.push(whole(encode(passage)?, Goal::Base, weight));
     }
     Ok(examples)
 }
 
-/// All tokens but the first count.
-fn whole(start: Option<u32>, text: &[u32], goal: Goal, weight: f32) -> Result<Example, TextError> {
-    let tokens: Vec<u32> = start.into_iter().chain(text.iter().copied()).collect();
+fn whole(tokens: Vec<u32>, goal: Goal, weight: f32) -> Example {
     let mut weights = vec![weight; tokens.len()];
     if let Some(first) = weights.first_mut() {
         *first = 0.0;
     }
-    Ok(Example { tokens, weights, goal })
+    Example { tokens, weights, goal }
 }
 
 #[cfg(test)]
@@ -167,11 +162,11 @@ mod tests {
     #[test]
     fn replayed_tokens_follow_the_base_and_measured_ones_the_text() {
         let chat = |q: &str, a: &str| Ok(format!("{q}|{a}\n"));
-        let replayed = replay(7, 0.5, bytes, chat).expect("bytes");
+        let replayed = replay(0.5, bytes, chat).expect("bytes");
         assert_eq!(replayed.len(), passages().count() + chats().len());
         assert!(replayed.iter().all(|e| e.goal == Goal::Base && e.weights[0] == 0.0 && e.weights[1] == 0.5));
-        let measured = perplexity(7, bytes).expect("bytes");
-        assert!(measured.iter().all(|e| e.goal == Goal::Tokens && e.tokens[0] == 7));
+        let measured = perplexity(bytes).expect("bytes");
+        assert!(measured.iter().all(|e| e.goal == Goal::Tokens && e.weights[1] == 1.0));
         assert!(measured.iter().all(|e| e.tokens.len() == e.weights.len()));
     }
 }
