@@ -12,6 +12,7 @@ mod error;
 pub mod evaluate;
 mod example;
 pub mod gate;
+pub mod general;
 pub mod jsonl;
 pub mod night;
 mod options;

@@ -109,7 +109,12 @@ mod tests {
             10
         }
 
-        fn prefill(&mut self, slot: usize, tokens: &[u32], _: Option<&Arc<Lora>>) -> Result<Vec<f32>, EngineError> {
+        fn prefill(
+            &mut self,
+            slot: usize,
+            tokens: &[u32],
+            _: Option<&Arc<Lora>>,
+        ) -> Result<Vec<f32>, EngineError> {
             assert!(self.slots[slot].is_empty(), "the slot is empty");
             self.slots[slot].extend(tokens);
             Ok(self.after(slot))

@@ -12,7 +12,7 @@ use super::whole::Whole;
 use crate::adapters::peft;
 use crate::config::Config;
 use crate::model::Progress;
-use crate::onnx::checkpoint::{Checkpoint, CheckpointError};
+use crate::onnx::checkpoint::Checkpoint;
 use crate::onnx::llama::block::Keep;
 use crate::onnx::llama::stack::Stack;
 use crate::onnx::llama::weights::Weights;
@@ -70,7 +70,7 @@ impl Learner for Local {
     }
 
     fn base_hash(&self) -> Result<String, PassError> {
-        self.checkpoint.hash().map(str::to_owned).map_err(|e: CheckpointError| failed(e))
+        self.checkpoint.hash().map_err(failed)
     }
 
     fn train(
@@ -99,15 +99,16 @@ impl Learner for Local {
     fn model(&mut self, who: Who) -> Result<Box<dyn Model + '_>, PassError> {
         let adapter = match who {
             Who::Base => None,
-            Who::Candidate => {
-                Some(self.trained.clone().ok_or_else(|| failed("nothing was trained, so that it can be asked"))?)
-            }
+            Who::Candidate => Some(
+                self.trained.clone().ok_or_else(|| failed("nothing was trained, so that it can be asked"))?,
+            ),
         };
         Ok(Box::new(Asked { of: self, adapter }))
     }
 
     fn save(&self, to: &Path) -> Result<(), PassError> {
-        let lora = self.trained.as_ref().ok_or_else(|| failed("nothing was trained, so that it can be kept"))?;
+        let lora =
+            self.trained.as_ref().ok_or_else(|| failed("nothing was trained, so that it can be kept"))?;
         peft::write(to, lora, &self.checkpoint.architecture, &self.name).map_err(failed)
     }
 }
@@ -144,7 +145,8 @@ impl Model for Asked<'_> {
         let Local { checkpoint, stack, .. } = &mut *self.of;
         let mut engine = Whole::new(stack, tensors.as_deref(), prompts.len().min(SLOTS));
         let stops = checkpoint.tokenizer.stops();
-        let answers = greedy(&mut engine, self.adapter.as_ref(), prompts, stops, most).map_err(exam_failed)?;
+        let answers =
+            greedy(&mut engine, self.adapter.as_ref(), prompts, stops, most).map_err(exam_failed)?;
         answers.iter().map(|answer| checkpoint.tokenizer.decode(answer).map_err(exam_failed)).collect()
     }
 }

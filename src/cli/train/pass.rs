@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::super::{Common, Outcome};
 use super::learner::Local;
+use crate::config::Config;
 use crate::model::Silent;
 use crate::train::pass::{General, Learner, Line, Work, run};
 
@@ -20,23 +21,23 @@ pub(super) struct Pass {
 
 impl Pass {
     pub fn run(self) -> Outcome {
+        let config = self.common.load()?;
         let work = Work::open(&self.work);
-        let done = self.pass(&work);
+        let done = pass(&config, &work);
         if let Err(error) = &done {
             work.fail(&super::super::told(error));
         }
         Ok(done?)
     }
+}
 
-    fn pass(&self, work: &Work) -> anyhow::Result<()> {
-        let config = self.common.load_quietly_or()?;
-        let order = work.order()?;
-        yield_to_traffic(order.settings.nice);
-        let mut learner = Local::open(&config, &order, &Silent)?;
-        let general = General::of(learner.language())?;
-        run(work, &mut learner, &general, &mut print)?;
-        Ok(())
-    }
+fn pass(config: &Config, work: &Work) -> anyhow::Result<()> {
+    let order = work.order()?;
+    yield_to_traffic(order.settings.nice);
+    let mut learner = Local::open(config, &order, &Silent)?;
+    let general = General::of(learner.language())?;
+    run(work, &mut learner, &general, &mut print)?;
+    Ok(())
 }
 
 /// Says how far it is; nobody reads it any more where the night died or was ended.

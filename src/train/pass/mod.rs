@@ -14,13 +14,16 @@ use std::path::Path;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::Example;
 use super::Options;
 use super::chat::Chat;
 use super::gate::{self, BaseMarks, CandidateMarks, ExamError, Model, Verdict};
+use super::general;
 use super::tokens::{Language, LeftOut, example};
 use crate::config::{Train, TrainLora};
+use crate::onnx::text::TextError;
 
 pub use work::{Order, Work};
 pub(super) use work::{failed, write_whole};
@@ -75,8 +78,6 @@ pub struct Step {
     pub steps: u64,
     #[serde(deserialize_with = "gate::nan_if_null")]
     pub loss: f64,
-    /// Training tokens seen so far.
-    pub tokens: u64,
     pub tokens_per_second: f64,
     pub seconds_left: f64,
 }
@@ -86,6 +87,25 @@ pub struct Step {
 pub struct General {
     pub replay: Vec<Example>,
     pub measured: Vec<Example>,
+}
+
+impl General {
+    /// The texts that come with Remora, as a model reads them.
+    ///
+    /// # Errors
+    /// When template or tokenizer fail.
+    pub fn of(language: &dyn Language) -> Result<Self, PassError> {
+        let encode = |text: &str| language.encode(text);
+        let chat = |question: &str, answer: &str| {
+            let said = |role: &str, text: &str| json!({"role": role, "content": text});
+            language.render(&[said("user", question), said("assistant", answer)], &Value::Null, false)
+        };
+        let failed = |e: TextError| PassError::Model(e.to_string());
+        Ok(Self {
+            replay: general::replay(1.0, encode, chat).map_err(failed)?,
+            measured: general::perplexity(encode).map_err(failed)?,
+        })
+    }
 }
 
 /// What a pass is at.

@@ -1,5 +1,3 @@
-use serde_json::{Value, json};
-
 use super::*;
 use crate::model::Scope;
 use crate::train::Goal;
