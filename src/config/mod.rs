@@ -11,6 +11,7 @@ mod load;
 mod proxy;
 mod retention;
 mod search;
+mod serve;
 mod shutdown;
 mod units;
 mod upstream;
@@ -27,6 +28,7 @@ pub use load::{ConfigError, Problem};
 pub use proxy::{Dashboard, Log, LogFormat, Trajectories};
 pub use retention::Retention;
 pub use search::{Embedder, Fetch, Onnx, Search};
+pub use serve::{Quantize, Secret, Serve};
 pub use shutdown::Shutdown;
 pub use units::Span;
 pub use upstream::{ForwardProxy, Http2, Route, Upstream, UpstreamProxy, check_proxy};
@@ -55,6 +57,7 @@ pub struct Config {
     pub search: Search,
     pub onnx: Onnx,
     pub dream: Dream,
+    pub serve: Serve,
     pub dashboard: Dashboard,
     pub shutdown: Shutdown,
     pub log: Log,
@@ -77,6 +80,7 @@ impl Default for Config {
             search: Search::default(),
             onnx: Onnx::default(),
             dream: Dream::default(),
+            serve: Serve::default(),
             dashboard: Dashboard::default(),
             shutdown: Shutdown::default(),
             log: Log::default(),
