@@ -104,3 +104,52 @@ fn factory(text: &dyn Text) -> Result<ParserFactory, String> {
 fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::scripted::{END, ScriptedText};
+
+    fn grammars() -> Grammars {
+        Grammars::new(Arc::new(ScriptedText))
+    }
+
+    #[test]
+    fn only_what_the_schema_allows_may_come_next() {
+        let mut grammar = grammars().compile(&json!({"type": "boolean"})).unwrap();
+        let allowed = |grammar: &mut Grammar| {
+            let mask = grammar.allowed().unwrap();
+            (0..256).filter(|token| mask.is_allowed(*token)).filter_map(char::from_u32).collect::<String>()
+        };
+        assert_eq!(allowed(&mut grammar), "ft");
+        for letter in "tru".bytes() {
+            assert!(!grammar.say(letter.into()).unwrap());
+            assert!(!grammar.allowed().unwrap().is_allowed(END));
+        }
+        assert!(grammar.say(b'e'.into()).unwrap(), "nothing may come after it");
+    }
+
+    #[test]
+    fn answers_under_one_schema_do_not_disturb_each_other() {
+        let first = grammars().compile(&json!({"enum": ["ab", "cd"]})).unwrap();
+        let (mut a, mut b) = (first.another(), first.another());
+        for letter in "\"a".bytes() {
+            a.say(letter.into()).unwrap();
+        }
+        b.say(b'"'.into()).unwrap();
+        assert!(b.allowed().unwrap().is_allowed(b'c'.into()));
+        assert!(!a.allowed().unwrap().is_allowed(b'c'.into()));
+    }
+
+    #[test]
+    fn what_cannot_be_followed_is_refused_with_the_reason() {
+        let grammars = grammars();
+        let refused = |schema: Value| grammars.compile(&schema).err().unwrap_or_else(|| panic!("{schema} was taken"));
+        assert!(refused(json!({"type": "wish"})).contains("wish"));
+        assert!(refused(json!([1])).contains("object"));
+        assert!(refused(json!({"$ref": "https://example.com/x"})).contains("example.com"));
+        refused(json!({"type": "string", "pattern": "("}));
+        refused(json!({"type": "integer", "minimum": 5, "maximum": 4}));
+        assert!(refused(json!({"enum": ["x".repeat(LARGEST_SCHEMA)]})).contains("bytes"));
+    }
+}

@@ -26,9 +26,6 @@ mod server;
 mod text;
 mod voice;
 
-#[cfg(test)]
-mod tests;
-
 pub use error::ServeError;
 pub use names::{Adapter, Meaning, NameError, Names};
 pub use server::{LoadAdapter, Model, Server};
