@@ -14,6 +14,7 @@ mod proxy;
 mod retention;
 mod search;
 mod secret;
+mod serve;
 mod shutdown;
 mod units;
 mod upstream;
@@ -33,6 +34,7 @@ pub use proxy::{Dashboard, Log, LogFormat, Trajectories};
 pub use retention::Retention;
 pub use search::{Embedder, Fetch, Onnx, Search};
 pub use secret::Secret;
+pub use serve::{Quantize, Serve};
 pub use shutdown::Shutdown;
 pub use units::Span;
 pub use upstream::{ForwardProxy, Http2, Route, Upstream, UpstreamProxy, check_proxy};
@@ -62,6 +64,7 @@ pub struct Config {
     pub onnx: Onnx,
     pub dream: Dream,
     pub adapters: Adapters,
+    pub serve: Serve,
     pub dashboard: Dashboard,
     pub shutdown: Shutdown,
     pub log: Log,
@@ -85,6 +88,7 @@ impl Default for Config {
             onnx: Onnx::default(),
             dream: Dream::default(),
             adapters: Adapters::default(),
+            serve: Serve::default(),
             dashboard: Dashboard::default(),
             shutdown: Shutdown::default(),
             log: Log::default(),
