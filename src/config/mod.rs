@@ -4,6 +4,7 @@
 //! problem at once, each with its path. The environment is read nowhere else.
 
 mod capture;
+mod device;
 mod dream;
 mod environment;
 mod listener;
@@ -20,6 +21,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use capture::{Capture, Durability};
+pub use device::DeviceChoice;
 pub use dream::{Dream, Review, parse_schedule};
 pub use environment::{prepare_environment, variable};
 pub use listener::{Limits, Tls};
