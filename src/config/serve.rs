@@ -107,7 +107,7 @@ impl<'de> Deserialize<'de> for Quantize {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::{Config, ConfigError, Quantize};
+    use crate::config::{Config, ConfigError, Quantize, Secret};
 
     fn load(yaml: &str) -> Result<Config, Vec<String>> {
         Config::from_yaml(yaml, "test", |_| None).map_err(|error| match error {
