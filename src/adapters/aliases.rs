@@ -38,7 +38,7 @@ pub enum MoveKind {
 }
 
 /// A stable model name, and what it points at.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Alias {
     pub name: String,
     /// Oldest first.

@@ -32,7 +32,7 @@ pub struct Decision {
 }
 
 /// An adapter, with where it stands now.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Entry {
     pub lineage: Lineage,
     /// The PEFT directory.

@@ -41,6 +41,7 @@ const TAKE_EFFECT: &[&str] = &[
     "onnx",
     "dream",
     "adapters",
+    "serve",
     "train",
     "dashboard",
     "shutdown",

@@ -118,6 +118,7 @@ impl Config {
             wrong("trajectories.every", "must be longer than nothing".into());
         }
         self.limits.check(&mut wrong);
+        self.serve.check(&mut wrong);
         if self.capture.memory < self.capture.max_body {
             wrong(
                 "capture.memory",

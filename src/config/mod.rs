@@ -14,6 +14,7 @@ mod proxy;
 mod retention;
 mod search;
 mod secret;
+mod serve;
 mod shutdown;
 mod train;
 mod units;
@@ -34,6 +35,7 @@ pub use proxy::{Dashboard, Log, LogFormat, Trajectories};
 pub use retention::Retention;
 pub use search::{Embedder, Fetch, Onnx, Search};
 pub use secret::Secret;
+pub use serve::{Quantize, Serve};
 pub use shutdown::Shutdown;
 pub use train::{Train, TrainExamples, TrainGate, TrainLora, parse_scope};
 pub use units::Span;
@@ -64,6 +66,7 @@ pub struct Config {
     pub onnx: Onnx,
     pub dream: Dream,
     pub adapters: Adapters,
+    pub serve: Serve,
     pub train: Train,
     pub dashboard: Dashboard,
     pub shutdown: Shutdown,
@@ -88,6 +91,7 @@ impl Default for Config {
             onnx: Onnx::default(),
             dream: Dream::default(),
             adapters: Adapters::default(),
+            serve: Serve::default(),
             train: Train::default(),
             dashboard: Dashboard::default(),
             shutdown: Shutdown::default(),
