@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use crate::model::{AdapterId, AdapterState, Scope};
+use crate::model::{AdapterId, AdapterState};
 use crate::upstream::{SetupError, UpstreamError};
 
 /// An adapter's files or the registry cannot be used.
@@ -43,7 +43,7 @@ pub enum AdapterError {
     AliasName { name: String, why: &'static str },
 
     #[error("the alias {alias} belongs to {owner}; an adapter of {scope} needs another")]
-    AliasOfAnother { alias: String, owner: Scope, scope: Scope },
+    AliasOfAnother { alias: String, owner: String, scope: String },
 
     #[error("the alias {alias} is at its beginning: there is nothing to go back to")]
     NothingBefore { alias: String },

@@ -262,8 +262,8 @@ impl Registry {
         match former {
             Some(former) if former.scope != lineage.scope => Err(AdapterError::AliasOfAnother {
                 alias: alias.to_owned(),
-                owner: former.scope,
-                scope: lineage.scope,
+                owner: former.scope.to_string(),
+                scope: lineage.scope.to_string(),
             }),
             _ => Ok(known.current()),
         }
