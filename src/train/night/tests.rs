@@ -82,6 +82,12 @@ async fn corrections_become_an_adapter_behind_the_alias_of_their_scope() {
     assert_eq!(lineage.scores.task, Some(BeforeAfter { before: 0.0, after: 1.0 }));
     assert_eq!(lineage.options["lora"]["rank"], 16);
 
+    // A server that is not there: the alias stays where it is.
+    let target = serde_json::from_value(json!({"kind": "serve", "url": "http://127.0.0.1:1"}));
+    let away = Adapters { targets: vec![target.expect("a target")], ..Adapters::default() };
+    let refused = release(&run, dir, &away, &Setup::default()).await.expect("it was kept");
+    assert!(refused.done.is_err() && registry.aliases().expect("readable").is_empty());
+
     let released = release(&run, dir, &Adapters::default(), &Setup::default()).await.expect("it was kept");
     assert_eq!(released.done.expect("promoted").moved.to, run.adapter);
     assert_eq!(registry.find("default-default").expect("an alias"), released.adapter);
