@@ -137,14 +137,20 @@ fn a_killed_child_costs_its_night_and_the_next_is_fine() {
     assert_eq!(runs(world.store.dir()).expect("readable").len(), 4);
 }
 
-#[test]
-fn without_anything_new_nothing_is_trained() {
+#[tokio::test]
+async fn without_anything_new_nothing_is_trained() {
     let mut world = World::new();
     corrected(&mut world, 0..40);
     let learner = RefCell::new(Parrot { learns: true, ..Parrot::default() });
     assert_eq!(night(&world, &settings(), &in_process(&learner)).outcome, Ended::Kept);
     let never = |_: &Work| -> Command { panic!("nothing is to be trained") };
-    assert_eq!(night(&world, &settings(), &never).outcome, Ended::NothingNew);
+    // It could not be put to use: the next night tries again, until it is.
+    let run = night(&world, &settings(), &never);
+    assert_eq!(run.outcome, Ended::NothingNew);
+    let released = release(&run, world.store.dir(), &Adapters::default(), &Setup::default()).await;
+    assert_eq!(released.expect("it was left over").done.expect("promoted").moved.to, run.adapter);
+    let run = night(&world, &settings(), &never);
+    assert_eq!((run.outcome, run.adapter), (Ended::NothingNew, None));
     let other = Train { lora: crate::config::TrainLora { rank: 8, ..settings().lora }, ..settings() };
     assert_eq!(night(&world, &other, &in_process(&learner)).outcome, Ended::Kept);
     corrected(&mut world, 40..41);
