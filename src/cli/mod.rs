@@ -12,6 +12,8 @@ mod progress;
 mod provision;
 mod run;
 mod search;
+#[cfg(feature = "onnx")]
+mod serve;
 mod show;
 mod skills;
 
@@ -40,6 +42,9 @@ enum Verb {
     Demo(demo::Demo),
     /// Run a night now: cluster failures, write lessons.
     Dream(dream::Dream),
+    /// Serve a language model that runs here, over OpenAI's API.
+    #[cfg(feature = "onnx")]
+    Serve(serve::Serve),
     /// Find trajectories by words and by meaning.
     Search(search::Search),
     /// Show one trajectory or exchange.
@@ -107,6 +112,8 @@ pub fn main() -> ExitCode {
         Verb::Run(verb) => verb.run(),
         Verb::Demo(verb) => verb.run(),
         Verb::Dream(verb) => verb.run(),
+        #[cfg(feature = "onnx")]
+        Verb::Serve(verb) => verb.run(),
         Verb::Search(verb) => verb.run(),
         Verb::Show(verb) => verb.run(),
         Verb::Export(verb) => verb.run(),

@@ -1,8 +1,9 @@
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::Secret;
 
 /// `serve:` — the server over a language model that runs here (`remora serve`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,11 +41,6 @@ pub enum Quantize {
     Bits8,
 }
 
-/// A credential: it is never shown.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(String);
-
 impl Default for Serve {
     fn default() -> Self {
         Self {
@@ -65,7 +61,8 @@ impl Default for Serve {
 impl Serve {
     pub(super) fn check(&self, wrong: &mut impl FnMut(&str, String)) {
         if self.listen.parse::<std::net::SocketAddr>().is_err() {
-            let message = format!("{:?} is no address and port, such as 127.0.0.1:4143 or [::1]:4143", self.listen);
+            let message =
+                format!("{:?} is no address and port, such as 127.0.0.1:4143 or [::1]:4143", self.listen);
             wrong("serve.listen", message);
         }
         if self.model.is_empty() {
@@ -81,29 +78,9 @@ impl Serve {
                 wrong(path, format!("{given} is not within {least} and {most}"));
             }
         }
-        if self.api_key.as_ref().is_some_and(|key| key.0.is_empty()) {
+        if self.api_key.as_ref().is_some_and(|key| key.reveal().is_empty()) {
             wrong("serve.api_key", "must not be empty; null asks for none".into());
         }
-    }
-}
-
-impl Secret {
-    /// The credential itself; not for logs.
-    #[must_use]
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("********")
-    }
-}
-
-impl Serialize for Secret {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str("********")
     }
 }
 
@@ -148,9 +125,10 @@ mod tests {
 
     #[test]
     fn bits_are_numbers_and_the_key_is_not_shown() {
-        let config = load("serve:\n  quantize: 4\n  api_key: hush\n  adapters: {a: /x}\n").expect("it is right");
+        let config =
+            load("serve:\n  quantize: 4\n  api_key: hush\n  adapters: {a: /x}\n").expect("it is right");
         assert_eq!(config.serve.quantize, Quantize::Bits4);
-        assert_eq!(config.serve.api_key.as_ref().map(super::Secret::reveal), Some("hush"));
+        assert_eq!(config.serve.api_key.as_ref().map(crate::config::Secret::reveal), Some("hush"));
         let shown = serde_json::to_string(&config).expect("settings are plain data");
         assert!(!shown.contains("hush") && !format!("{config:?}").contains("hush"));
         assert!(shown.contains("\"quantize\":4"));
