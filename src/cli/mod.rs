@@ -1,5 +1,8 @@
 //! Verbs. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
 
+mod adapters;
+#[cfg(feature = "onnx")]
+mod adapters_export;
 mod ca;
 mod config;
 mod demo;
@@ -16,6 +19,8 @@ mod search;
 mod serve;
 mod show;
 mod skills;
+#[cfg(feature = "onnx")]
+mod train;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -42,9 +47,15 @@ enum Verb {
     Demo(demo::Demo),
     /// Run a night now: cluster failures, write lessons.
     Dream(dream::Dream),
+<<<<<<< HEAD
     /// Serve a language model that runs here, over OpenAI's API.
     #[cfg(feature = "onnx")]
     Serve(serve::Serve),
+=======
+    /// Train adapters now from what was recorded; only what passes the gate is put to use.
+    #[cfg(feature = "onnx")]
+    Train(train::Train),
+>>>>>>> main
     /// Find trajectories by words and by meaning.
     Search(search::Search),
     /// Show one trajectory or exchange.
@@ -53,6 +64,8 @@ enum Verb {
     Export(export::Export),
     /// The learned files and their history.
     Skills(skills::Skills),
+    /// The adapters that were trained, and which of them apps get.
+    Adapters(adapters::Adapters),
     /// Find or fetch ONNX Runtime and the embedding model.
     #[cfg(feature = "onnx")]
     Provision(provision::Provision),
@@ -113,11 +126,16 @@ pub fn main() -> ExitCode {
         Verb::Demo(verb) => verb.run(),
         Verb::Dream(verb) => verb.run(),
         #[cfg(feature = "onnx")]
+<<<<<<< HEAD
         Verb::Serve(verb) => verb.run(),
+=======
+        Verb::Train(verb) => verb.run(),
+>>>>>>> main
         Verb::Search(verb) => verb.run(),
         Verb::Show(verb) => verb.run(),
         Verb::Export(verb) => verb.run(),
         Verb::Skills(verb) => verb.run(),
+        Verb::Adapters(verb) => verb.run(),
         #[cfg(feature = "onnx")]
         Verb::Provision(verb) => verb.run(),
         Verb::Doctor(verb) => verb.run(),

@@ -3,6 +3,7 @@
 //! In: a YAML file, `${ENV}` references in it, options of the command line. Out: a [`Config`] that can be run, or every
 //! problem at once, each with its path. The environment is read nowhere else.
 
+mod adapters;
 mod capture;
 mod device;
 mod dream;
@@ -15,6 +16,7 @@ mod search;
 mod secret;
 mod serve;
 mod shutdown;
+mod train;
 mod units;
 mod upstream;
 
@@ -22,6 +24,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use adapters::{Adapters, SwapTarget, TargetKind};
 pub use capture::{Capture, Durability};
 pub use device::DeviceChoice;
 pub use dream::{Dream, Review, parse_schedule};
@@ -34,6 +37,7 @@ pub use search::{Embedder, Fetch, Onnx, Search};
 pub use secret::Secret;
 pub use serve::{Quantize, Serve};
 pub use shutdown::Shutdown;
+pub use train::{Train, TrainExamples, TrainGate, TrainLora, parse_scope};
 pub use units::Span;
 pub use upstream::{ForwardProxy, Http2, Route, Upstream, UpstreamProxy, check_proxy};
 
@@ -61,7 +65,9 @@ pub struct Config {
     pub search: Search,
     pub onnx: Onnx,
     pub dream: Dream,
+    pub adapters: Adapters,
     pub serve: Serve,
+    pub train: Train,
     pub dashboard: Dashboard,
     pub shutdown: Shutdown,
     pub log: Log,
@@ -84,7 +90,9 @@ impl Default for Config {
             search: Search::default(),
             onnx: Onnx::default(),
             dream: Dream::default(),
+            adapters: Adapters::default(),
             serve: Serve::default(),
+            train: Train::default(),
             dashboard: Dashboard::default(),
             shutdown: Shutdown::default(),
             log: Log::default(),

@@ -12,6 +12,7 @@ pub mod checkpoint;
 pub mod graph;
 pub mod llama;
 pub mod lora;
+mod open;
 pub mod program;
 pub mod provision;
 pub mod runtime;
@@ -20,5 +21,6 @@ pub mod testing;
 pub mod text;
 mod vjp;
 
+pub use open::{OpenError, Opened, open};
 pub use provision::{ProvisionError, Provisioned, model_path};
 pub use runtime::{Device, RuntimeError, choose_device};

@@ -4,6 +4,7 @@ use super::checkpoint::{LayerPart, Part};
 use super::llama::weights::Weights;
 use super::llama::{Architecture, Family};
 use super::program::{ProgramError, Runtime};
+use super::runtime::Device;
 use crate::config;
 
 /// The stock library, fetched where it is missing, with one thread.
@@ -11,7 +12,7 @@ pub fn runtime() -> Runtime {
     let library = super::provision::library(&config::Onnx::default(), &crate::model::Silent)
         .expect("ONNX Runtime can be had")
         .path;
-    Runtime::new(super::runtime::environment(&library, 1).expect("it starts"))
+    Runtime::on(super::runtime::environment(&library, 1).expect("it starts"), Device::Cpu)
 }
 
 /// Numbers that look random and are the same each time: SplitMix64, Steele et al. 2014.

@@ -1,14 +1,18 @@
 //! A model's frozen weights as tensors, loaded once and given to every program that wants them.
 
+use std::ptr::NonNull;
+
+use ort::AsPointer as _;
+use ort::memory::{Allocator, MemoryInfo};
 use ort::value::DynTensor;
 
 use super::Architecture;
 use super::block::{
     ATTENTION_NORM, FEED_FORWARD_NORM, KEY_NORM, QUERY_NORM, Storage, bias_name, weight_name,
 };
-use crate::onnx::checkpoint::{LayerPart, Part};
+use crate::onnx::checkpoint::{LayerPart, Part, Prepared};
 use crate::onnx::graph::F32;
-use crate::onnx::lora::Projection;
+use crate::onnx::lora::{GROUPS, Projection};
 use crate::onnx::program::{self, ProgramError, Runtime};
 
 /// Weights of a model, by the names of the inputs that they are given as.
@@ -20,6 +24,8 @@ pub struct Weights {
     pub(super) output: Option<DynTensor>,
     pub(super) norm: DynTensor,
     pub(super) layers: Vec<Vec<(String, DynTensor)>>,
+    /// The memory that the tensors lie in, where it is not their own.
+    _memory: Option<Prepared>,
 }
 
 /// Parts of a layer, with the names of their inputs, rows and columns (vectors: one row).
@@ -89,7 +95,80 @@ impl Weights {
                 parts.iter().map(one).collect::<Result<Vec<_>, E>>()
             })
             .collect::<Result<Vec<_>, E>>()?;
-        Ok(Self { architecture, storage: Storage::Floats(F32), embedding, output, norm, layers })
+        Ok(Self {
+            architecture,
+            storage: Storage::Floats(F32),
+            embedding,
+            output,
+            norm,
+            layers,
+            _memory: None,
+        })
+    }
+
+    /// All weights as the 32-bit floats of a prepared file, where they lie: processes that do so share the memory.
+    ///
+    /// # Errors
+    /// When the runtime refuses memory that is not its own.
+    pub fn mapped(
+        _runtime: &Runtime,
+        architecture: Architecture,
+        memory: Prepared,
+    ) -> Result<Self, ProgramError> {
+        let model = &architecture;
+        let table = [model.vocabulary, model.hidden];
+        let (queries, keys) = (model.query_width(), model.kv_width());
+        let embedding = lent(memory.embedding(), &table)?;
+        let output = if model.tied { None } else { Some(lent(memory.output(), &table)?) };
+        let norm = lent(memory.norm(), &[model.hidden])?;
+        let layer = |index| -> Result<Vec<(String, DynTensor)>, ProgramError> {
+            let layer = memory.layer(index);
+            let mut given = Vec::new();
+            let mut give = |name: String, values: &[f32], shape: &[usize]| -> Result<(), ProgramError> {
+                given.push((name, lent(values, shape)?));
+                Ok(())
+            };
+            give(ATTENTION_NORM.to_owned(), layer.attention_norm, &[model.hidden])?;
+            give(FEED_FORWARD_NORM.to_owned(), layer.feed_forward_norm, &[model.hidden])?;
+            for (joined, projections) in [
+                (layer.qkv, GROUPS[0]),
+                (layer.attention_output, GROUPS[1]),
+                (layer.gate_up, GROUPS[2]),
+                (layer.down, GROUPS[3]),
+            ] {
+                let mut rest = joined;
+                for projection in projections {
+                    let (columns, rows) = projection.widths(model);
+                    let (values, after) = rest.split_at(rows * columns);
+                    give(weight_name(*projection).to_owned(), values, &[rows, columns])?;
+                    rest = after;
+                }
+            }
+            if let Some(bias) = layer.qkv_bias {
+                for (projection, span) in GROUPS[0].iter().zip([
+                    0..queries,
+                    queries..queries + keys,
+                    queries + keys..queries + 2 * keys,
+                ]) {
+                    give(bias_name(*projection), &bias[span.clone()], &[span.len()])?;
+                }
+            }
+            if let Some((query, key)) = layer.head_norms {
+                give(QUERY_NORM.to_owned(), query, &[model.head_dim])?;
+                give(KEY_NORM.to_owned(), key, &[model.head_dim])?;
+            }
+            Ok(given)
+        };
+        let layers = (0..model.layers).map(layer).collect::<Result<_, _>>()?;
+        Ok(Self {
+            architecture,
+            storage: Storage::Floats(F32),
+            embedding,
+            output,
+            norm,
+            layers,
+            _memory: Some(memory),
+        })
     }
 
     /// `[V, D]`
@@ -142,4 +221,32 @@ impl Rotary {
         };
         Ok(&self.0.insert((most, tables)).1)
     }
+}
+
+/// A tensor over memory that somebody else keeps.
+///
+/// `Tensor::from_array_view` would do, but bindings copy what such a view shows at every call.
+#[expect(unsafe_code, reason = "ONNX Runtime takes borrowed memory by address")]
+fn lent(values: &[f32], shape: &[usize]) -> Result<DynTensor, ProgramError> {
+    assert_eq!(values.len(), shape.iter().product::<usize>(), "the values fill the shape");
+    let shape: Vec<i64> = shape.iter().map(|&n| i64::try_from(n).expect("sizes are small")).collect();
+    let mut value = std::ptr::null_mut();
+    // SAFETY: the address and length are those of a slice of floats; it is only read, since these tensors are bound as
+    // inputs and never as outputs; it outlives the tensor, since `Weights` keeps the memory with the tensors over it, and
+    // `Stack` keeps `Weights` with the programs that they are bound to.
+    let tensor = unsafe {
+        let status = (ort::api().CreateTensorWithDataAsOrtValue)(
+            MemoryInfo::default().ptr(),
+            values.as_ptr().cast_mut().cast(),
+            size_of_val(values),
+            shape.as_ptr(),
+            shape.len(),
+            ort::sys::ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
+            &raw mut value,
+        );
+        ort::Error::result_from_status(status)?;
+        let value = NonNull::new(value).expect("a value comes with success");
+        DynTensor::from_ptr(value, Some(&Allocator::default()))
+    };
+    Ok(tensor)
 }
