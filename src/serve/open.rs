@@ -1,19 +1,25 @@
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::engine::Engine;
-use super::server::Model;
+use super::server::{LoadAdapter, Model};
 use super::text::ModelText;
+use crate::adapters::{AdapterError, Registry, peft};
 use crate::config::Config;
 use crate::model::Progress;
+use crate::onnx::llama::Architecture;
 use crate::onnx::checkpoint::{Checkpoint, CheckpointError};
 use crate::onnx::provision::{self, DEFAULT_MODEL, ProvisionError};
+use crate::store::DataDir;
 
 /// The model of a configuration cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error(transparent)]
     Provision(#[from] ProvisionError),
+    #[error(transparent)]
+    Registry(#[from] AdapterError),
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     #[error("{path}: {reason}", path = path.display())]
@@ -35,7 +41,36 @@ pub fn open(config: &Config, progress: &dyn Progress) -> Result<Model, OpenError
     let text = Arc::new(ModelText::of(&checkpoint));
     let architecture = Some(checkpoint.architecture.clone());
     let root = path.display().to_string();
-    Ok(Model { engine, text, names, root, architecture, load: None })
+    let active = active(config, &checkpoint)?;
+    let load = loader(checkpoint.architecture.clone());
+    Ok(Model { engine, text, names, root, architecture, load: Some(load), active })
+}
+
+fn loader(architecture: Architecture) -> LoadAdapter {
+    Arc::new(move |path| peft::read(path, &architecture).map_err(|error| error.to_string()))
+}
+
+/// What the registry's aliases stand for, as far as it was trained on this model.
+fn active(
+    config: &Config,
+    checkpoint: &Checkpoint,
+) -> Result<BTreeMap<String, Option<PathBuf>>, OpenError> {
+    let registry = Registry::open(&DataDir::new(config.data_dir()));
+    let mut active = BTreeMap::new();
+    for alias in registry.aliases()? {
+        let Some(last) = alias.moves.iter().rev().find_map(|step| step.to) else { continue };
+        match registry.get(last) {
+            // Hashing takes a while for large models: only where something was learned.
+            Ok(entry) if entry.lineage.base.hash == checkpoint.hash()? => {
+                active.insert(alias.name.clone(), alias.current().map(|id| registry.directory(id)));
+            }
+            Ok(entry) => {
+                tracing::warn!(alias = alias.name, base = entry.lineage.base.model, "is for another base model");
+            }
+            Err(error) => tracing::error!(alias = alias.name, %error, "is not served"),
+        }
+    }
+    Ok(active)
 }
 
 fn engine(
