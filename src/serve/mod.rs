@@ -29,6 +29,6 @@ mod voice;
 
 pub use error::ServeError;
 pub use names::{Adapter, Meaning, NameError, Names};
-pub use open::{OpenError, open};
+pub use open::{OpenError, open, over};
 pub use server::{LoadAdapter, Model, Server};
 pub use text::{ModelText, Text};

@@ -2,48 +2,74 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::engine::Engine;
+use super::onnx_engine::{OnnxEngine, OnnxEngineError, Options, Precision};
 use super::server::{LoadAdapter, Model};
 use super::text::ModelText;
 use crate::adapters::{AdapterError, Registry, peft};
-use crate::config::Config;
+use crate::config::{Config, Quantize};
 use crate::model::Progress;
-use crate::onnx::llama::Architecture;
 use crate::onnx::checkpoint::{Checkpoint, CheckpointError};
-use crate::onnx::provision::{self, DEFAULT_MODEL, ProvisionError};
+use crate::onnx::llama::Architecture;
+use crate::onnx::provision::DEFAULT_MODEL;
+use crate::onnx::{self, open::Opened};
 use crate::store::DataDir;
 
 /// The model of a configuration cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error(transparent)]
-    Provision(#[from] ProvisionError),
-    #[error(transparent)]
-    Registry(#[from] AdapterError),
+    Model(#[from] onnx::open::OpenError),
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    #[error("{path}: {reason}", path = path.display())]
-    Engine { path: PathBuf, reason: String },
+    #[error(transparent)]
+    Engine(#[from] OnnxEngineError),
+    #[error(transparent)]
+    Registry(#[from] AdapterError),
 }
 
-/// Opens the model that `serve.model` names, fetching the default one where it is missing and may be fetched.
+/// Opens the model that `serve.model` names, fetching the default one where it is missing and may be fetched; its
+/// adapters are those that the registry of the data directory has activated for it.
 ///
 /// Blocks for seconds, or as long as fetching takes.
 ///
 /// # Errors
 /// When the model, or ONNX Runtime, is not there, or cannot be used.
 pub fn open(config: &Config, progress: &dyn Progress) -> Result<Model, OpenError> {
-    let serve = &config.serve;
-    let path = provision::model_path(&config.onnx, &serve.model, progress)?;
-    let checkpoint = Checkpoint::open(&path)?;
-    let engine = engine(config, &checkpoint, &path, progress)?;
-    let names = if serve.names.is_empty() { names(&serve.model, &path) } else { serve.names.clone() };
-    let text = Arc::new(ModelText::of(&checkpoint));
-    let architecture = Some(checkpoint.architecture.clone());
-    let root = path.display().to_string();
-    let active = active(config, &checkpoint)?;
-    let load = loader(checkpoint.architecture.clone());
-    Ok(Model { engine, text, names, root, architecture, load: Some(load), active })
+    let opened = onnx::open::open(&config.onnx, &config.serve.model, config.serve.threads, progress)?;
+    tracing::info!(device = opened.device, "a model is opened");
+    let active = active(&Registry::open(&DataDir::new(config.data_dir())), &opened.checkpoint)?;
+    Ok(Model { active, ..over(&opened, &config.serve)? })
+}
+
+/// A server's model over one that is open already, without adapters.
+///
+/// # Errors
+/// When the engine cannot be made of it.
+pub fn over(opened: &Opened, serve: &crate::config::Serve) -> Result<Model, OpenError> {
+    let checkpoint = &opened.checkpoint;
+    let architecture = &checkpoint.architecture;
+    let options = Options {
+        slots: serve.slots,
+        // A model asked for more than it was made for answers nonsense.
+        context: serve.context.min(architecture.context),
+        precision: match serve.quantize {
+            Quantize::None => Precision::F32,
+            Quantize::Stored => Precision::AsStored,
+            Quantize::Bits8 => Precision::Q8,
+            Quantize::Bits4 => Precision::Q4,
+        },
+    };
+    let engine = OnnxEngine::new(&opened.runtime, checkpoint, Some(opened.cache()), options)?;
+    let path = checkpoint.path();
+    Ok(Model {
+        engine: Box::new(engine),
+        text: Arc::new(ModelText::of(checkpoint)),
+        names: if serve.names.is_empty() { names(&serve.model, path) } else { serve.names.clone() },
+        root: path.display().to_string(),
+        architecture: Some(architecture.clone()),
+        load: Some(loader(architecture.clone())),
+        active: BTreeMap::new(),
+    })
 }
 
 fn loader(architecture: Architecture) -> LoadAdapter {
@@ -52,10 +78,9 @@ fn loader(architecture: Architecture) -> LoadAdapter {
 
 /// What the registry's aliases stand for, as far as it was trained on this model.
 fn active(
-    config: &Config,
+    registry: &Registry,
     checkpoint: &Checkpoint,
 ) -> Result<BTreeMap<String, Option<PathBuf>>, OpenError> {
-    let registry = Registry::open(&DataDir::new(config.data_dir()));
     let mut active = BTreeMap::new();
     for alias in registry.aliases()? {
         let Some(last) = alias.moves.iter().rev().find_map(|step| step.to) else { continue };
@@ -71,16 +96,6 @@ fn active(
         }
     }
     Ok(active)
-}
-
-fn engine(
-    config: &Config,
-    checkpoint: &Checkpoint,
-    path: &Path,
-    progress: &dyn Progress,
-) -> Result<Box<dyn Engine>, OpenError> {
-    let _ = (config, checkpoint, progress);
-    Err(OpenError::Engine { path: path.to_owned(), reason: "there is no engine".to_owned() })
 }
 
 /// The name of the file or directory, without what it says of the format; the default model answers to `default`, too.
