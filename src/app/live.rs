@@ -40,6 +40,8 @@ const TAKE_EFFECT: &[&str] = &[
     "search",
     "onnx",
     "dream",
+    "adapters",
+    "serve",
     "dashboard",
     "shutdown",
     "log.filter",

@@ -3,7 +3,9 @@
 //! In: a YAML file, `${ENV}` references in it, options of the command line. Out: a [`Config`] that can be run, or every
 //! problem at once, each with its path. The environment is read nowhere else.
 
+mod adapters;
 mod capture;
+mod device;
 mod dream;
 mod environment;
 mod listener;
@@ -11,6 +13,8 @@ mod load;
 mod proxy;
 mod retention;
 mod search;
+mod secret;
+mod serve;
 mod shutdown;
 mod units;
 mod upstream;
@@ -19,7 +23,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use adapters::{Adapters, SwapTarget, TargetKind};
 pub use capture::{Capture, Durability};
+pub use device::DeviceChoice;
 pub use dream::{Dream, Review, parse_schedule};
 pub use environment::{prepare_environment, variable};
 pub use listener::{Limits, Tls};
@@ -27,6 +33,8 @@ pub use load::{ConfigError, Problem};
 pub use proxy::{Dashboard, Log, LogFormat, Trajectories};
 pub use retention::Retention;
 pub use search::{Embedder, Fetch, Onnx, Search};
+pub use secret::Secret;
+pub use serve::{Quantize, Serve};
 pub use shutdown::Shutdown;
 pub use units::Span;
 pub use upstream::{ForwardProxy, Http2, Route, Upstream, UpstreamProxy, check_proxy};
@@ -55,6 +63,8 @@ pub struct Config {
     pub search: Search,
     pub onnx: Onnx,
     pub dream: Dream,
+    pub adapters: Adapters,
+    pub serve: Serve,
     pub dashboard: Dashboard,
     pub shutdown: Shutdown,
     pub log: Log,
@@ -77,6 +87,8 @@ impl Default for Config {
             search: Search::default(),
             onnx: Onnx::default(),
             dream: Dream::default(),
+            adapters: Adapters::default(),
+            serve: Serve::default(),
             dashboard: Dashboard::default(),
             shutdown: Shutdown::default(),
             log: Log::default(),

@@ -2,6 +2,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::DeviceChoice;
+
 /// `search:` — full text and meaning.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -38,6 +40,8 @@ pub struct Onnx {
     pub cache: Option<PathBuf>,
     /// Threads for one operation; 0: one a core. One by default: the app that Remora sits beside needs the others.
     pub threads: u16,
+    /// Where language models compute.
+    pub device: DeviceChoice,
 }
 
 /// Whether to fetch what is missing.
@@ -57,7 +61,14 @@ impl Default for Search {
 
 impl Default for Onnx {
     fn default() -> Self {
-        Self { library: None, embedding_model: None, fetch: Fetch::Auto, cache: None, threads: 1 }
+        Self {
+            library: None,
+            embedding_model: None,
+            fetch: Fetch::Auto,
+            cache: None,
+            threads: 1,
+            device: DeviceChoice::Auto,
+        }
     }
 }
 

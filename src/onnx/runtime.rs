@@ -1,11 +1,13 @@
-//! The process's one ONNX Runtime environment.
+//! The process's one ONNX Runtime environment, and the device that models compute on.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use ort::environment::{Environment, GlobalThreadPoolOptions};
+use ort::ep::{self, ExecutionProvider};
+use ort::session::builder::SessionBuilder;
 
-use crate::config::Onnx;
+use crate::config::{DeviceChoice, Onnx};
 
 /// ONNX Runtime cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +24,19 @@ pub enum RuntimeError {
 
     #[error("{library}: ONNX Runtime was loaded but does not start: {source}")]
     Start { library: PathBuf, source: ort::Error },
+
+    #[error(
+        "onnx.device is cuda:{number}, but {reason}. Install onnxruntime-gpu with the CUDA and cuDNN it is built for, or set onnx.device to cpu or auto"
+    )]
+    NoCuda { number: u16, reason: String },
+}
+
+/// What models compute on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Device {
+    Cpu,
+    /// By CUDA's number.
+    Cuda(u16),
 }
 
 #[derive(Debug)]
@@ -76,9 +91,77 @@ fn load(library: &Path, threads: u16) -> Result<Environment, RuntimeError> {
     builder.with_name("remora").with_telemetry(false).with_global_thread_pool(pool).build().map_err(start)
 }
 
+/// The device to use, and a sentence for people on why it is this one.
+///
+/// A CUDA device counts as there when a small model ran on it: the library may be built for CUDA on a machine without, or
+/// with another version of it. ONNX Runtime would then compute on the CPU without a word.
+///
+/// # Errors
+/// When a CUDA device is asked for by number and does not work. There is no falling back then.
+pub fn choose_device(
+    environment: &Environment,
+    wish: DeviceChoice,
+) -> Result<(Device, String), RuntimeError> {
+    match wish {
+        DeviceChoice::Cpu => Ok((Device::Cpu, "computing on the CPU, as onnx.device says".to_owned())),
+        DeviceChoice::Cuda(number) => match try_cuda(environment, number) {
+            Ok(()) => {
+                Ok((Device::Cuda(number), format!("computing on CUDA device {number}, as onnx.device says")))
+            }
+            Err(reason) => Err(RuntimeError::NoCuda { number, reason }),
+        },
+        DeviceChoice::Auto => Ok(match try_cuda(environment, 0) {
+            Ok(()) => (Device::Cuda(0), "computing on CUDA device 0, which works".to_owned()),
+            Err(reason) => (Device::Cpu, format!("computing on the CPU: {reason}")),
+        }),
+    }
+}
+
+/// `y = Relu(x)` for one f32, as a serialised ONNX `ModelProto` (IR 8, opset 13).
+const SMALL_MODEL: &[u8] = b"\x08\x08\x3a\x33\x0a\x0c\x0a\x01x\x12\x01y\x22\x04Relu\x12\x01g\
+    \x5a\x0f\x0a\x01x\x12\x0a\x0a\x08\x08\x01\x12\x04\x0a\x02\x08\x01\
+    \x62\x0f\x0a\x01y\x12\x0a\x0a\x08\x08\x01\x12\x04\x0a\x02\x08\x01\x42\x02\x10\x0d";
+
+/// Runs something on a CUDA device, or says why that is not possible.
+fn try_cuda(environment: &Environment, number: u16) -> Result<(), String> {
+    if !ep::CUDA::is_available().unwrap_or(false) {
+        return Err("this ONNX Runtime is built without CUDA".to_owned());
+    }
+    let device = ep::CUDA::default().with_device_id(i32::from(number)).build().error_on_failure();
+    run_small_model(environment, Some(device))
+        .map_err(|e| format!("CUDA device {number} does not work: {}", e.to_string().replace('\n', " ")))
+}
+
+fn run_small_model(environment: &Environment, on: Option<ep::ExecutionProviderDispatch>) -> ort::Result<()> {
+    let mut session = SessionBuilder::new(environment)?
+        .with_execution_providers(on.as_slice())?
+        .commit_from_memory(SMALL_MODEL)?;
+    let x = ort::value::Tensor::from_array(([1usize], vec![-1.0f32]))?;
+    session.run(ort::inputs!["x" => x])?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_device_is_chosen_in_words_and_never_silently() {
+        let library = crate::onnx::provision::library(&Onnx::default(), &crate::model::Silent).unwrap();
+        let environment = environment(&library.path, 1).unwrap();
+        run_small_model(&environment, None).unwrap();
+        let (cpu, why) = choose_device(&environment, DeviceChoice::Cpu).unwrap();
+        assert!(cpu == Device::Cpu && why.contains("onnx.device"), "{why}");
+        match choose_device(&environment, DeviceChoice::Auto).unwrap() {
+            (Device::Cuda(number), why) => assert!(why.contains(&number.to_string()), "{why}"),
+            (Device::Cpu, why) => {
+                assert!(why.contains("CUDA"), "{why}");
+                let refused = choose_device(&environment, DeviceChoice::Cuda(0)).unwrap_err().to_string();
+                assert!(refused.contains("cuda:0") && refused.contains("onnxruntime-gpu"), "{refused}");
+                assert_eq!(refused.lines().count(), 1);
+            }
+        }
+    }
 
     #[test]
     fn a_file_that_is_no_library_is_refused_by_name() {

@@ -2,6 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "the scripted peers are no part of the program")]
 
+mod adapters;
 mod assembly;
 mod capture;
 mod command_line;
@@ -26,6 +27,8 @@ mod proxies;
 mod reload;
 mod restart;
 mod routes;
+#[cfg(feature = "onnx")]
+mod serve;
 #[cfg(target_os = "linux")]
 mod service_manager;
 mod smuggling;

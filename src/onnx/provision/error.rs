@@ -7,6 +7,11 @@ pub enum ProvisionError {
     NotThere { path: PathBuf, named_by: &'static str },
 
     #[error(
+        "{path}: there is no model: name a GGUF file, a directory with config.json and safetensors, or `default`"
+    )]
+    NoModel { path: PathBuf },
+
+    #[error(
         "{part} is not on this machine and onnx.fetch is `never`: set {setting}, or run `remora provision` with onnx.fetch `auto`"
     )]
     Missing { part: &'static str, setting: &'static str },

