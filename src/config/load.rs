@@ -150,6 +150,7 @@ impl Config {
             wrong("dream.schedule", reason);
         }
         self.adapters.check(&mut wrong);
+        self.train.check(&mut wrong);
         if let Err(e) = self.log.filter.parse::<tracing_subscriber::EnvFilter>() {
             wrong("log.filter", e.to_string());
         }

@@ -16,6 +16,7 @@ mod search;
 mod secret;
 mod serve;
 mod shutdown;
+mod train;
 mod units;
 mod upstream;
 
@@ -36,6 +37,7 @@ pub use search::{Embedder, Fetch, Onnx, Search};
 pub use secret::Secret;
 pub use serve::{Quantize, Serve};
 pub use shutdown::Shutdown;
+pub use train::{Train, TrainExamples, TrainGate, TrainLora, parse_scope};
 pub use units::Span;
 pub use upstream::{ForwardProxy, Http2, Route, Upstream, UpstreamProxy, check_proxy};
 
@@ -65,6 +67,7 @@ pub struct Config {
     pub dream: Dream,
     pub adapters: Adapters,
     pub serve: Serve,
+    pub train: Train,
     pub dashboard: Dashboard,
     pub shutdown: Shutdown,
     pub log: Log,
@@ -89,6 +92,7 @@ impl Default for Config {
             dream: Dream::default(),
             adapters: Adapters::default(),
             serve: Serve::default(),
+            train: Train::default(),
             dashboard: Dashboard::default(),
             shutdown: Shutdown::default(),
             log: Log::default(),
