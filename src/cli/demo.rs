@@ -92,7 +92,6 @@ impl Demo {
         config.dream.schedule = None;
         #[cfg(feature = "onnx")]
         if let Some(model) = &self.model {
-            config.train.schedule = None;
             let tickets = tickets::Tickets {
                 model: model.clone(),
                 seed: self.seed,
@@ -101,7 +100,7 @@ impl Demo {
                 exit: self.exit,
                 kept: temporary.is_none(),
             };
-            return runtime()?.block_on(tickets.play(config));
+            return tickets.run(config);
         }
         runtime()?.block_on(self.play(config))
     }

@@ -9,17 +9,17 @@ use anyhow::Context;
 use serde::Deserialize;
 use std::io::IsTerminal;
 
-use super::super::progress::bar;
+use super::super::progress::{Bars, bar};
 use super::super::run::stop_signal;
-use super::super::serve::start_server;
-use super::super::{Outcome, output};
+use super::super::{Outcome, output, runtime};
 use crate::app::App;
-use crate::config::{Adapters, Config, SwapTarget, TargetKind, Train};
+use crate::config::{self, Adapters, Config, SwapTarget, TargetKind, Train};
 use crate::demo::report::Style;
 use crate::demo::tickets::{
     Day, Desk, Forgotten, Half, Message, Night, Prompt, Report, json, messages, shuffled, text,
 };
 use crate::schedule::{self, Job};
+use crate::serve::{self, Server};
 use crate::train::general;
 use crate::train::night::{Ended, Run};
 
@@ -67,15 +67,25 @@ struct Released {
 
 impl Tickets {
     /// `config`: with a data directory and listeners of the demo's own.
-    pub(super) async fn play(self, mut config: Config) -> Outcome {
+    pub(super) fn run(self, mut config: Config) -> Outcome {
+        config.serve = config::Serve {
+            model: self.model.clone(),
+            listen: "127.0.0.1:0".into(),
+            names: vec![BASE.into()],
+            context: 1024,
+            ..config::Serve::default()
+        };
+        config.train.schedule = None;
         let began = Instant::now();
+        let model = serve::open(&config, &Bars::default())?;
+        runtime()?.block_on(self.play(config, model, began))
+    }
+
+    async fn play(self, mut config: Config, model: serve::Model, began: Instant) -> Outcome {
         let mut stop = pin!(stop_signal()?);
-        config.serve.model.clone_from(&self.model);
-        config.serve.listen = "127.0.0.1:0".into();
-        config.serve.names = vec![BASE.into()];
-        config.serve.api_key = None;
-        let server = start_server(&config).await?;
-        config.upstream.url = server.url();
+        let server = Server::start(&config.serve, model).await?;
+        let url = server.url();
+        config.upstream.url.clone_from(&url);
         let config = config.checked("demo")?;
         let app = App::start(&config, None).await?;
         eprintln!(
@@ -84,7 +94,7 @@ impl Tickets {
             app.admin_url()
         );
         let done = tokio::select! {
-            done = self.days(&app, &config, &server.url(), began) => Some(done),
+            done = self.days(&app, &config, &url, began) => Some(done),
             () = &mut stop => None,
         };
         let outcome = match done {
@@ -193,7 +203,7 @@ impl Tickets {
                 said.push(format!("held out, the adapter: {:.0} %", 100.0 * candidate.marks.mean()));
             }
             if let Some(step) = &pass.trained {
-                said.push(format!("{} steps, {} tokens", step.step, step.tokens));
+                said.push(format!("{} steps, the last loss {:.3}", step.step, step.loss));
             }
         }
         if run.outcome != Ended::Kept {
@@ -231,7 +241,7 @@ fn target(server: &str) -> SwapTarget {
         scope: None,
         api_key: None,
         directory: None,
-        timeout: crate::config::Span::secs(60),
+        timeout: config::Span::secs(60),
     }
 }
 
