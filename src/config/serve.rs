@@ -78,7 +78,7 @@ impl Serve {
                 wrong(path, format!("{given} is not within {least} and {most}"));
             }
         }
-        if self.api_key.as_ref().is_some_and(|key| key.0.is_empty()) {
+        if self.api_key.as_ref().is_some_and(|key| key.reveal().is_empty()) {
             wrong("serve.api_key", "must not be empty; null asks for none".into());
         }
     }
@@ -107,7 +107,7 @@ impl<'de> Deserialize<'de> for Quantize {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::{Config, ConfigError, Quantize, Secret};
+    use crate::config::{Config, ConfigError, Quantize};
 
     fn load(yaml: &str) -> Result<Config, Vec<String>> {
         Config::from_yaml(yaml, "test", |_| None).map_err(|error| match error {
@@ -128,7 +128,7 @@ mod tests {
         let config =
             load("serve:\n  quantize: 4\n  api_key: hush\n  adapters: {a: /x}\n").expect("it is right");
         assert_eq!(config.serve.quantize, Quantize::Bits4);
-        assert_eq!(config.serve.api_key.as_ref().map(Secret::reveal), Some("hush"));
+        assert_eq!(config.serve.api_key.as_ref().map(crate::config::Secret::reveal), Some("hush"));
         let shown = serde_json::to_string(&config).expect("settings are plain data");
         assert!(!shown.contains("hush") && !format!("{config:?}").contains("hush"));
         assert!(shown.contains("\"quantize\":4"));
