@@ -44,15 +44,11 @@ impl Local {
         let checkpoint = Checkpoint::open(&path)?;
         let architecture = checkpoint.architecture.clone();
         let options = pass::options(&order.settings.lora);
-        let weights = match config.onnx.cache_dir().map(|dir| checkpoint.prepared(&dir.join("weights"))) {
-            Some(Ok(prepared)) => Weights::mapped(&runtime, architecture, prepared)?,
-            // Without a place for the file each process has its own copy.
-            Some(Err(_)) | None => Weights::floats(&runtime, architecture, |part, count| {
-                let mut values = vec![0.0; count];
-                checkpoint.read(part, &mut values)?;
-                anyhow::Ok(values)
-            })?,
-        };
+        let weights = Weights::floats(&runtime, architecture, |part, count| {
+            let mut values = vec![0.0; count];
+            checkpoint.read(part, &mut values)?;
+            anyhow::Ok(values)
+        })?;
         let stack = Stack::new(&runtime, weights, Some(options.shape()), Keep::Products)
             .context("the model's graphs")?;
         let pass_tokens = options.pass_tokens;

@@ -1,6 +1,7 @@
 mod answers;
 mod learner;
 mod pass;
+mod whole;
 
 use std::process::Command;
 
