@@ -47,15 +47,12 @@ enum Verb {
     Demo(demo::Demo),
     /// Run a night now: cluster failures, write lessons.
     Dream(dream::Dream),
-<<<<<<< HEAD
     /// Serve a language model that runs here, over OpenAI's API.
     #[cfg(feature = "onnx")]
     Serve(serve::Serve),
-=======
     /// Train adapters now from what was recorded; only what passes the gate is put to use.
     #[cfg(feature = "onnx")]
     Train(train::Train),
->>>>>>> main
     /// Find trajectories by words and by meaning.
     Search(search::Search),
     /// Show one trajectory or exchange.
@@ -126,11 +123,9 @@ pub fn main() -> ExitCode {
         Verb::Demo(verb) => verb.run(),
         Verb::Dream(verb) => verb.run(),
         #[cfg(feature = "onnx")]
-<<<<<<< HEAD
         Verb::Serve(verb) => verb.run(),
-=======
+        #[cfg(feature = "onnx")]
         Verb::Train(verb) => verb.run(),
->>>>>>> main
         Verb::Search(verb) => verb.run(),
         Verb::Show(verb) => verb.run(),
         Verb::Export(verb) => verb.run(),
