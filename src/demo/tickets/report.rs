@@ -31,7 +31,7 @@ pub struct Night {
     pub held_out: usize,
     /// Whether the adapter passed its gate.
     pub kept: bool,
-    /// The adapter's version, and the name that it answers to.
+    /// The adapter's id, and the name that it answers to.
     pub version: Option<String>,
     pub alias: String,
     /// What the gate saw, a line each.
@@ -93,8 +93,8 @@ pub fn text(report: &Report<'_>, style: Style) -> String {
         told(said);
     }
     told(&match &night.version {
-        Some(version) if night.kept => format!("kept: {version} answers as {}", night.alias),
-        _ => "refused: nothing changes".to_owned(),
+        Some(version) if night.kept => format!("kept: {version} answers as {} from now on", night.alias),
+        _ => format!("refused: {} stays the base", night.alias),
     });
     told("");
     told(&style.bold(&format!("Day 2: {} messages never seen", day2.n())));
