@@ -43,7 +43,7 @@ struct Cli {
 enum Verb {
     /// Proxy, record, show: the main job.
     Run(run::Run),
-    /// Play the whole loop on a scripted support desk: no account, no model needed.
+    /// Play the whole loop: on a scripted support desk, or with --model on a real one.
     Demo(demo::Demo),
     /// Run a night now: cluster failures, write lessons.
     Dream(dream::Dream),
