@@ -24,7 +24,6 @@ pub mod telemetry;
 pub mod wire;
 
 // rank 2: one stage each
-#[cfg(feature = "onnx")]
 pub mod adapters;
 pub mod capture;
 pub mod skills;

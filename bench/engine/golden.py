@@ -17,14 +17,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import torch
-from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
 
-torch.set_num_threads(1)
+import reference
+from reference import gradients, logits_of, matrices, weighted_loss
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 RANK, ALPHA = 8, 16
 STEPS, RATE, DECAY = 40, 5e-4, 0.01
 
@@ -188,78 +186,6 @@ def place(batch, row, start, segment, length, prompt, vocabulary, generator):
     batch["loss_weights"][row, span] = weights
 
 
-def sequences(batch):
-    """(row, slice) of each sequence of a batch."""
-    for row, segments in enumerate(batch["segments"]):
-        for segment in range(1, int(segments.max()) + 1):
-            where = (segments == segment).nonzero().flatten()
-            yield row, slice(int(where[0]), int(where[-1]) + 1)
-
-
-def padded_logits(model, batch):
-    mask = (batch["segments"] > 0).long()
-    return model(input_ids=batch["ids"], attention_mask=mask).logits * mask[..., None]
-
-
-def unpacked_logits(model, batch):
-    """Each sequence by itself, put where it lies in the packed rows: the reference knows nothing of packing."""
-    rows = [torch.zeros(0)] * len(batch["ids"])
-    for row, span in sequences(batch):
-        logits = model(input_ids=batch["ids"][row : row + 1, span]).logits[0]
-        rows[row] = torch.cat([rows[row].reshape(-1, logits.shape[-1]), logits])
-    width = batch["ids"].shape[1]
-    return torch.stack([torch.nn.functional.pad(r, (0, 0, 0, width - len(r))) for r in rows])
-
-
-def weighted_loss(logits, batch):
-    """sum(w * nll) / sum(w): token t is predicted from position t-1 of its own sequence (its first token has weight 0)."""
-    nll = torch.nn.functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1), batch["ids"][:, 1:].flatten(), reduction="none"
-    )
-    weights = batch["loss_weights"][:, 1:].flatten()
-    return (weights * nll).sum() / weights.sum()
-
-
-def matrices(model):
-    """(layer, projection, factor, parameter) of every LoRA matrix."""
-    for name, parameter in model.named_parameters():
-        if "lora_" in name:
-            parts = name.split(".")
-            layer, projection = parts[parts.index("layers") + 1], parts[-4]
-            yield f"{layer}.{projection}.{parts[-3][-1]}", parameter
-
-
-def adapted(folder, generator):
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
-    config = LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=PROJECTIONS, task_type="CAUSAL_LM")
-    model = get_peft_model(model, config)
-    with torch.no_grad():
-        for name, parameter in matrices(model):
-            scale = 0.5 / parameter.shape[1] ** 0.5 if name.endswith("A") else 0.1
-            parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
-    return model
-
-
-def gradients(model, loss):
-    model.zero_grad(set_to_none=True)
-    loss.backward()
-    return {f"grad.{name}": parameter.grad.clone() for name, parameter in matrices(model)}
-
-
-def curve(model, batch):
-    """Losses before each of the AdamW steps, always on the same batch."""
-    parameters = [parameter for _, parameter in matrices(model)]
-    optimiser = torch.optim.AdamW(parameters, lr=RATE, betas=(0.9, 0.999), eps=1e-8, weight_decay=DECAY)
-    losses = []
-    for _ in range(STEPS):
-        loss = weighted_loss(padded_logits(model, batch), batch)
-        losses.append(loss.item())
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-    return torch.tensor(losses)
-
-
 def family(name, seed, folder):
     """The files of one family, in `folder`; returns the golden tensors."""
     generator = torch.Generator().manual_seed(seed)
@@ -268,17 +194,21 @@ def family(name, seed, folder):
     save_file(random_weights(config, generator), folder / "model.safetensors", metadata={"format": "pt"})
     vocabulary = config["vocab_size"]
     batch, packed = padded_batch(vocabulary, generator), packed_batch(vocabulary, generator)
-    model = adapted(folder, generator).eval()
+    model = reference.with_lora(reference.base(folder, "eager"), RANK, ALPHA).eval()
+    with torch.no_grad():
+        for name_of, parameter in matrices(model):
+            scale = 0.5 / parameter.shape[1] ** 0.5 if name_of.endswith("A") else 0.1
+            parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
     golden = dict(batch) | {f"packed.{key}": value for key, value in packed.items()}
     golden |= {f"lora.{key}": parameter.detach().clone() for key, parameter in matrices(model)}
     with torch.no_grad(), model.disable_adapter():
-        golden["base.logits"] = padded_logits(model, batch)
-    for prefix, data, logits_of in [("", batch, padded_logits), ("packed.", packed, unpacked_logits)]:
+        golden["base.logits"] = logits_of(model, batch)
+    for prefix, data in [("", batch), ("packed.", packed)]:
         logits = logits_of(model, data)
         loss = weighted_loss(logits, data)
         golden |= {prefix + "logits": logits.detach(), prefix + "loss": loss.detach().reshape(1)}
         golden |= {prefix + key: value for key, value in gradients(model, loss).items()}
-    golden["curve"] = curve(model, batch)
+    golden["curve"] = reference.curve(model, [batch], STEPS, RATE, DECAY)
     if name == "llama":
         golden |= {f"trained.{key}": parameter.detach().clone() for key, parameter in matrices(model)}
     return golden
@@ -347,6 +277,7 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, default=REPOSITORY / "tests/data/engine", metavar="DIR")
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
+    torch.set_num_threads(1)
     fine = True
     for seed, name in enumerate(list(FAMILIES) + ["heads"]):
         with tempfile.TemporaryDirectory() as scratch:

@@ -40,6 +40,7 @@ const TAKE_EFFECT: &[&str] = &[
     "search",
     "onnx",
     "dream",
+    "adapters",
     "dashboard",
     "shutdown",
     "log.filter",

@@ -1,5 +1,8 @@
 //! Verbs. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
 
+mod adapters;
+#[cfg(feature = "onnx")]
+mod adapters_export;
 mod ca;
 mod config;
 mod demo;
@@ -48,6 +51,8 @@ enum Verb {
     Export(export::Export),
     /// The learned files and their history.
     Skills(skills::Skills),
+    /// The adapters that were trained, and which of them apps get.
+    Adapters(adapters::Adapters),
     /// Find or fetch ONNX Runtime and the embedding model.
     #[cfg(feature = "onnx")]
     Provision(provision::Provision),
@@ -111,6 +116,7 @@ pub fn main() -> ExitCode {
         Verb::Show(verb) => verb.run(),
         Verb::Export(verb) => verb.run(),
         Verb::Skills(verb) => verb.run(),
+        Verb::Adapters(verb) => verb.run(),
         #[cfg(feature = "onnx")]
         Verb::Provision(verb) => verb.run(),
         Verb::Doctor(verb) => verb.run(),

@@ -148,6 +148,7 @@ impl Config {
         {
             wrong("dream.schedule", reason);
         }
+        self.adapters.check(&mut wrong);
         if let Err(e) = self.log.filter.parse::<tracing_subscriber::EnvFilter>() {
             wrong("log.filter", e.to_string());
         }

@@ -3,6 +3,7 @@
 //! In: a YAML file, `${ENV}` references in it, options of the command line. Out: a [`Config`] that can be run, or every
 //! problem at once, each with its path. The environment is read nowhere else.
 
+mod adapters;
 mod capture;
 mod device;
 mod dream;
@@ -12,6 +13,7 @@ mod load;
 mod proxy;
 mod retention;
 mod search;
+mod secret;
 mod shutdown;
 mod units;
 mod upstream;
@@ -20,6 +22,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use adapters::{Adapters, SwapTarget, TargetKind};
 pub use capture::{Capture, Durability};
 pub use device::DeviceChoice;
 pub use dream::{Dream, Review, parse_schedule};
@@ -29,6 +32,7 @@ pub use load::{ConfigError, Problem};
 pub use proxy::{Dashboard, Log, LogFormat, Trajectories};
 pub use retention::Retention;
 pub use search::{Embedder, Fetch, Onnx, Search};
+pub use secret::Secret;
 pub use shutdown::Shutdown;
 pub use units::Span;
 pub use upstream::{ForwardProxy, Http2, Route, Upstream, UpstreamProxy, check_proxy};
@@ -57,6 +61,7 @@ pub struct Config {
     pub search: Search,
     pub onnx: Onnx,
     pub dream: Dream,
+    pub adapters: Adapters,
     pub dashboard: Dashboard,
     pub shutdown: Shutdown,
     pub log: Log,
@@ -79,6 +84,7 @@ impl Default for Config {
             search: Search::default(),
             onnx: Onnx::default(),
             dream: Dream::default(),
+            adapters: Adapters::default(),
             dashboard: Dashboard::default(),
             shutdown: Shutdown::default(),
             log: Log::default(),

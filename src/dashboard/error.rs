@@ -1,5 +1,6 @@
 use axum::http::StatusCode;
 
+use crate::adapters::AdapterError;
 use crate::store::StoreError;
 
 /// Why there is no page.
@@ -15,6 +16,9 @@ pub(super) enum PageError {
 
     #[error("The store cannot be read: {0}.")]
     Store(#[from] StoreError),
+
+    #[error("The adapters cannot be read: {0}.")]
+    Adapters(#[from] AdapterError),
 
     #[error("The page cannot be written: {0}.")]
     Render(#[from] askama::Error),
@@ -32,7 +36,7 @@ impl PageError {
         match self {
             Self::NotFound { .. } => StatusCode::NOT_FOUND,
             Self::Parameter { .. } => StatusCode::BAD_REQUEST,
-            Self::Store(_) | Self::Render(_) | Self::Json(_) | Self::Broke => {
+            Self::Store(_) | Self::Adapters(_) | Self::Render(_) | Self::Json(_) | Self::Broke => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
         }

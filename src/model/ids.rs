@@ -95,6 +95,10 @@ uuid_id!(
     /// One run of the dream job.
     NightId, "night", "ni"
 );
+uuid_id!(
+    /// LoRA weights for one base model; never changed once registered.
+    AdapterId, "adapter", "ad"
+);
 
 /// One line in a skill or memory file: `ln_` and 12 hexadecimal digits of a hash of what the line says and where,
 /// so that the same lesson found again is the same lesson.

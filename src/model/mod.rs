@@ -2,6 +2,7 @@
 //!
 //! The words are those of the glossary in `docs/ARCHITECTURE.md`.
 
+mod adapter;
 mod cluster;
 mod exchange;
 mod ids;
@@ -15,9 +16,10 @@ mod scope;
 mod time;
 mod trajectory;
 
+pub use adapter::{AdapterBase, AdapterExamples, AdapterScores, AdapterState, BeforeAfter, Lineage};
 pub use cluster::{Cluster, ClusterState, Signature};
 pub use exchange::{Body, BodyHash, Ended, Exchange, Headers, Response, Timing};
-pub use ids::{ClusterId, ExchangeId, IdError, LessonId, NightId, TrajectoryId};
+pub use ids::{AdapterId, ClusterId, ExchangeId, IdError, LessonId, NightId, TrajectoryId};
 pub use lesson::{Lesson, LessonKind, LessonState};
 pub use message::{Message, Role, Tool, ToolCall};
 pub use night::{Night, NightPhase, NightReport};

@@ -6,10 +6,13 @@
 //!
 //! LoRA: Hu et al. 2021, <https://arxiv.org/abs/2106.09685>.
 
+use serde::{Deserialize, Serialize};
+
 use super::llama::Architecture;
 
 /// A linear map within a block that an adapter may change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Projection {
     Query,
     Key,

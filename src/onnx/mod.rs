@@ -7,10 +7,12 @@
 //! Always true: nothing is fetched but pinned versions whose SHA-256 is written here, and only when `onnx.fetch`
 //! allows it; a file in the cache is whole or not there; nothing outside of the cache directory is written.
 
+pub mod adamw;
 pub mod checkpoint;
 pub mod graph;
 pub mod llama;
 pub mod lora;
+mod open;
 pub mod program;
 pub mod provision;
 pub mod runtime;
@@ -19,5 +21,6 @@ pub mod testing;
 pub mod text;
 mod vjp;
 
+pub use open::{OpenError, Opened, open};
 pub use provision::{ProvisionError, Provisioned, model_path};
 pub use runtime::{Device, RuntimeError, choose_device};

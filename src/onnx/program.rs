@@ -2,11 +2,16 @@
 //!
 //! In: a session of ONNX Runtime. Out: values on the device, given by name and got back in order.
 
+use std::path::PathBuf;
+
 use ort::environment::Environment;
+use ort::ep;
 use ort::memory::MemoryInfo;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{IoBinding, Session};
 use ort::value::{DynTensor, Tensor};
+
+use super::runtime::Device;
 
 /// ONNX Runtime refuses a graph, or fails to run it.
 #[derive(Debug, thiserror::Error)]
@@ -31,22 +36,50 @@ impl From<ort::Error<SessionBuilder>> for ProgramError {
 #[derive(Clone, Debug)]
 pub struct Runtime {
     environment: Environment,
+    device: Device,
+    profile: Option<PathBuf>,
 }
 
 impl Runtime {
-    /// On the processor.
     #[must_use]
-    pub fn new(environment: Environment) -> Self {
-        Self { environment }
+    pub fn on(environment: Environment, device: Device) -> Self {
+        Self { environment, device, profile: None }
+    }
+
+    /// Programs made from here on write what each of their nodes took into files in `dir`.
+    #[must_use]
+    pub fn profiled(self, dir: PathBuf) -> Self {
+        Self { profile: Some(dir), ..self }
+    }
+
+    #[must_use]
+    pub fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.device
     }
 
     /// Settings of a session. The graphs are built fused, so that little is left to optimise; what is done must be done in
     /// the same order each time, since a resumed run has to equal one that was never interrupted.
     pub(super) fn session_options(&self) -> Result<SessionBuilder, ProgramError> {
-        Ok(SessionBuilder::new(&self.environment)?
+        let mut options = SessionBuilder::new(&self.environment)?
             .with_optimization_level(GraphOptimizationLevel::Level1)?
             .with_intra_op_spinning(false)?
-            .with_deterministic_compute(true)?)
+            .with_deterministic_compute(true)?;
+        if let Device::Cuda(number) = self.device {
+            // Without `error_on_failure` everything would silently be computed on the processor.
+            let cuda = ep::CUDA::default()
+                .with_device_id(number.into())
+                .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested);
+            options = options.with_execution_providers([cuda.build().error_on_failure()])?;
+        }
+        if let Some(dir) = &self.profile {
+            options = options.with_profiling(dir.join("profile"))?;
+        }
+        Ok(options)
     }
 }
 

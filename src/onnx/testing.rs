@@ -1,6 +1,10 @@
 //! What tests of graphs share.
 
-use super::program::Runtime;
+use super::checkpoint::{LayerPart, Part};
+use super::llama::weights::Weights;
+use super::llama::{Architecture, Family};
+use super::program::{ProgramError, Runtime};
+use super::runtime::Device;
 use crate::config;
 
 /// The stock library, fetched where it is missing, with one thread.
@@ -8,7 +12,7 @@ pub fn runtime() -> Runtime {
     let library = super::provision::library(&config::Onnx::default(), &crate::model::Silent)
         .expect("ONNX Runtime can be had")
         .path;
-    Runtime::new(super::runtime::environment(&library, 1).expect("it starts"))
+    Runtime::on(super::runtime::environment(&library, 1).expect("it starts"), Device::Cpu)
 }
 
 /// Numbers that look random and are the same each time: SplitMix64, Steele et al. 2014.
@@ -32,4 +36,35 @@ impl Noise {
         let mut one = || (self.next() >> 40) as f32 / (1_u64 << 24) as f32;
         (0..count).map(|_| low + (high - low) * one()).collect()
     }
+}
+
+/// A model of two layers with random weights.
+pub fn tiny_weights(runtime: &Runtime, seed: u64) -> Weights {
+    let architecture = Architecture {
+        family: Family::Llama,
+        hidden: 32,
+        feed_forward: 64,
+        layers: 2,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 8,
+        vocabulary: 96,
+        norm_epsilon: 1e-5,
+        rotary_frequencies: vec![1.0, 0.3, 0.1, 0.03],
+        context: 64,
+        sliding_window: None,
+        qkv_bias: false,
+        qk_norm: false,
+        tied: true,
+    };
+    let mut noise = Noise::new(seed);
+    let norm = |part| {
+        let of_layer = matches!(part, Part::Layer(_, LayerPart::AttentionNorm | LayerPart::FeedForwardNorm));
+        of_layer || part == Part::Norm
+    };
+    Weights::floats(runtime, architecture, |part, count| {
+        let values = if norm(part) { vec![1.0; count] } else { noise.uniform(-0.25, 0.25, count) };
+        Ok::<_, ProgramError>(values)
+    })
+    .expect("the weights fit together")
 }

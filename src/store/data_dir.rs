@@ -77,6 +77,12 @@ impl DataDir {
         self.0.join("learned").join(file_name(tenant))
     }
 
+    /// The adapters that were trained, and which of them are in use.
+    #[must_use]
+    pub fn adapters(&self) -> PathBuf {
+        self.0.join("adapters")
+    }
+
     /// The key of credential fingerprints.
     #[must_use]
     pub fn fingerprint_key(&self) -> PathBuf {

@@ -18,3 +18,16 @@ pub struct Example {
     pub weights: Vec<f32>,
     pub goal: Goal,
 }
+
+impl Example {
+    /// Positions of tokens that count, with their weights. The first token is predicted from nothing and never counts.
+    pub fn counted(&self) -> impl Iterator<Item = (usize, f32)> + '_ {
+        self.weights.iter().copied().enumerate().skip(1).filter(|(_, weight)| *weight > 0.0)
+    }
+
+    /// Whether any token counts.
+    #[must_use]
+    pub fn counts(&self) -> bool {
+        self.counted().next().is_some()
+    }
+}

@@ -2,6 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "the scripted peers are no part of the program")]
 
+mod adapters;
 mod assembly;
 mod capture;
 mod command_line;

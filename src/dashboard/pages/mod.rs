@@ -1,5 +1,6 @@
 //! One file a page: what it loads, and what its template (`dashboards/templates/`) shows of it.
 
+mod adapters;
 mod cluster;
 mod clusters;
 mod nights;
@@ -58,6 +59,18 @@ pub(super) async fn night(State(site): State<Site>, Path(id): Path<String>, para
     site.html(params, move |view| nights::page(view, &id)).await
 }
 
+pub(super) async fn adapters(State(site): State<Site>, params: Params) -> Response {
+    site.html(params, adapters::list).await
+}
+
+pub(super) async fn adapters_json(State(site): State<Site>, params: Params) -> Response {
+    site.json(params, adapters::answer).await
+}
+
+pub(super) async fn adapter(State(site): State<Site>, Path(id): Path<String>, params: Params) -> Response {
+    site.html(params, move |view| adapters::page(view, &id)).await
+}
+
 pub(super) async fn not_found(uri: Uri) -> Response {
     error_page(&PageError::NotFound { kind: "page", given: uri.path().to_owned() })
 }
@@ -77,6 +90,7 @@ pub(super) enum Section {
     Failures,
     Trajectories,
     Nights,
+    Adapters,
 }
 
 /// What the frame around a page needs.
@@ -107,6 +121,7 @@ impl Frame {
             (Section::Failures, "Failures", "/"),
             (Section::Trajectories, "Trajectories", "/trajectories"),
             (Section::Nights, "Nights", "/nights"),
+            (Section::Adapters, "Adapters", "/adapters"),
         ];
         let scope = params.get("scope").unwrap_or_default();
         let nav = items

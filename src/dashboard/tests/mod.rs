@@ -1,3 +1,4 @@
+mod adapters;
 mod sample;
 mod transcripts;
 
@@ -74,6 +75,8 @@ fn addresses(filled: &Filled) -> Vec<String> {
     all.extend(filled.clusters.iter().map(|id| format!("/clusters/{id}")));
     all.extend(filled.nights.iter().map(|id| format!("/nights/{id}")));
     all.extend(filled.trajectories[session..].iter().map(|id| format!("/trajectories/{id}")));
+    all.extend(["/adapters".into(), "/adapters?scope=acme/none".into(), "/api/adapters".into()]);
+    all.extend(filled.adapters.iter().map(|id| format!("/adapters/{id}")));
     all.extend(["/api/clusters".into(), "/api/trajectories".into()]);
     all.push(format!("/api/trajectories/{}", filled.trajectories[session]));
     all
@@ -221,6 +224,7 @@ async fn an_empty_store_has_pages() {
         ("/", "No trajectories yet"),
         ("/trajectories", "No trajectories yet"),
         ("/nights", "No night has run yet"),
+        ("/adapters", "Nothing was trained yet"),
     ] {
         let page = desk.get(address).await;
         assert_eq!(page.status, StatusCode::OK);
@@ -307,6 +311,48 @@ async fn a_thousand_messages_and_a_megabyte_stay_a_small_page() {
         (&json["transcript"]["first_message"], &json["transcript"]["pages"]),
         (&50.into(), &21.into())
     );
+}
+
+#[tokio::test]
+async fn adapters_show_what_they_changed_and_where_they_come_from() {
+    let (desk, filled) = Desk::filled(transcripts::transcript, &str::to_owned);
+    let list = desk.get("/adapters").await.body;
+    assert_eq!(list.matches("class=\"row\"").count(), filled.adapters.len());
+    for text in ["acme-support-desk", "12 %", "71 %", "+17.1 %", "SmolLM2-135M-Instruct", "adapter-rejected"]
+    {
+        assert!(list.contains(text), "{text} is missing: {list}");
+    }
+    assert_eq!(list.matches("adapter-active").count(), 1);
+
+    let active = desk.get(&format!("/adapters/{}", filled.adapters[2])).await.body;
+    for text in ["promoted", "19 points better", "passed", "5e1f0c6ad94b", "adapter-active", "rank"] {
+        assert!(active.contains(text), "{text} is missing: {active}");
+    }
+    assert!(active.contains(&format!("/trajectories/{}", filled.trajectories[0])), "evidence is linked");
+    let retired = desk.get(&format!("/adapters/{}", filled.adapters[0])).await.body;
+    assert!(retired.contains("replaced") && retired.contains("adapter-retired"), "{retired}");
+
+    let json: serde_json::Value = serde_json::from_str(&desk.get("/api/adapters").await.body).expect("JSON");
+    assert_eq!(json["adapters"].as_array().map(Vec::len), Some(filled.adapters.len()));
+    assert_eq!(json["aliases"][0]["name"], adapters::ALIAS);
+    let none = crate::model::AdapterId::new();
+    for unknown in [format!("/adapters/{none}"), "/adapters/x".to_owned()] {
+        assert_eq!(desk.get(&unknown).await.status, StatusCode::NOT_FOUND, "{unknown}");
+    }
+}
+
+#[tokio::test]
+async fn an_adapter_that_cannot_be_read_is_named_beside_the_others() {
+    let (desk, filled) = Desk::filled(transcripts::transcript, &str::to_owned);
+    let lineage = desk.store.dir().adapters().join(filled.adapters[1].to_string()).join("lineage.json");
+    std::fs::write(lineage, "<b>").expect("spoilt");
+    let page = desk.get("/adapters").await;
+    assert!(page.body.contains("Cannot be read") && page.body.contains(&filled.adapters[1].to_string()));
+    assert_eq!(page.body.matches("class=\"row\"").count(), filled.adapters.len() - 1);
+    std::fs::write(desk.store.dir().adapters().join("aliases.json"), "{").expect("spoilt");
+    let page = desk.get("/adapters").await;
+    assert_eq!(page.status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert!(page.body.contains("aliases.json"), "{}", page.body);
 }
 
 /// The metrics that the Grafana dashboard may ask for, without the suffixes of histograms.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rusqlite::{Transaction, params};
 
-use crate::model::{ClusterId, Micros, NightId, NightReport, Signature, TrajectoryId};
+use crate::model::{AdapterId, ClusterId, Micros, NightId, NightReport, Signature, TrajectoryId};
 use crate::store::Store;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -14,6 +14,7 @@ pub(super) struct Filled {
     pub(super) clusters: Vec<ClusterId>,
     pub(super) nights: Vec<NightId>,
     pub(super) trajectories: Vec<TrajectoryId>,
+    pub(super) adapters: Vec<AdapterId>,
 }
 
 /// A failure that many trajectories share: title, class, tool, masked text, state, members, reason.
@@ -79,7 +80,8 @@ const TASKS: [&str; 6] = [
 
 /// Fills a store; each text goes through `say` first.
 pub(super) fn fill(store: &Store, now: Micros, say: &dyn Fn(&str) -> String) -> Filled {
-    let mut filled = Filled { clusters: Vec::new(), nights: Vec::new(), trajectories: Vec::new() };
+    let mut filled =
+        Filled { clusters: Vec::new(), nights: Vec::new(), trajectories: Vec::new(), adapters: Vec::new() };
     store
         .write("fill", |tx| {
             for i in 0..6_u64 {
@@ -149,6 +151,7 @@ pub(super) fn fill(store: &Store, now: Micros, say: &dyn Fn(&str) -> String) -> 
             Ok(())
         })
         .expect("the store takes the sample");
+    filled.adapters = super::adapters::fill(store, &filled.trajectories, say);
     filled
 }
 

@@ -49,18 +49,44 @@ pub fn head(
     let (picked, x) = normed_rows(&mut g, model, h, rows);
     let output = frozen_matrix(&mut g, "output", (model.vocabulary, model.hidden), storage);
 
-    let (losses, dx) = match loss {
-        Loss::Sparse { targets } => sparse(&mut g, model, x, output, targets),
-        Loss::ReverseKl | Loss::ForwardKl | Loss::JensenShannon { .. } => {
-            divergence(&mut g, model, x, output, loss)
-        }
-    };
-    let weighted = g.mul(losses, weights);
-    let total = g.sum(weighted, &[0, 1]);
-    let dx = g.mul(dx, weights);
+    let [total, losses, dx] = weighted(&mut g, model, x, output, (loss, weights));
     let d_picked = g.gradient(&[(x, dx)], &[picked])[0];
     let dh = add_rows(&mut g, model, before, rows, d_picked);
     g.program(runtime, &[("loss", total), ("losses", losses), ("dh", dh)], &[])
+}
+
+/// The loss of rows that are normed already, `x [M, D]` → `loss`, `losses`, `dx [M, D]`.
+#[cfg(test)]
+pub(super) fn head_on_normed(
+    model: &Architecture,
+    loss: Loss,
+    runtime: &Runtime,
+) -> Result<Program, ProgramError> {
+    let mut g = Graph::new();
+    let x = g.input("x", &["M".into(), model.hidden.into()], F32);
+    let weights = g.input("weights", &["M".into(), 1.into()], F32);
+    let output = g.input("output", &[model.vocabulary.into(), model.hidden.into()], F32);
+    let [total, losses, dx] = weighted(&mut g, model, x, output, (loss, weights));
+    g.program(runtime, &[("loss", total), ("losses", losses), ("dx", dx)], &[])
+}
+
+/// Σ weight · loss `[1, 1]`, losses `[M, 1]`, and the gradient of the sum by the normed rows `[M, D]`.
+fn weighted(
+    g: &mut Graph,
+    model: &Architecture,
+    x: Var,
+    output: Var,
+    (loss, weights): (Loss, Var),
+) -> [Var; 3] {
+    let (losses, dx) = match loss {
+        Loss::Sparse { targets } => sparse(g, model, x, output, targets),
+        Loss::ReverseKl | Loss::ForwardKl | Loss::JensenShannon { .. } => {
+            divergence(g, model, x, output, loss)
+        }
+    };
+    let products = g.mul(losses, weights);
+    let total = g.sum(products, &[0, 1]);
+    [total, losses, g.mul(dx, weights)]
 }
 
 /// The program that gives rows of the last hidden state after the final norm, `x [M, D]`: what a teacher is asked for. Its

@@ -4,8 +4,13 @@
 
 mod architecture;
 mod attention;
+pub mod batch;
 pub mod block;
 pub mod heads;
+pub mod stack;
+#[cfg(test)]
+mod tests;
+pub mod weights;
 
 pub use architecture::{Architecture, Family};
 pub use attention::MOST_CHUNKS;

@@ -1,0 +1,403 @@
+//! The engine by single verbs, for comparisons with other engines: `bench/engine/README.md` says what goes in and out.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context as _, anyhow, ensure};
+use clap::{Args, Parser, Subcommand};
+use ort::value::DynTensor;
+use remora::config::{Config, DeviceChoice};
+use remora::model::Silent;
+use remora::onnx::adamw::{AdamW, Moments, Step};
+use remora::onnx::llama::Architecture;
+use remora::onnx::llama::batch::{Batch, Slot};
+use remora::onnx::llama::block::Keep;
+use remora::onnx::llama::stack::{RowGoal, Stack, Targets};
+use remora::onnx::lora::{Factor, Lora, LoraShape, Projection};
+use remora::onnx::{self, Opened, program};
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::json;
+
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Args)]
+struct Common {
+    #[arg(long, default_value = "default")]
+    model: String,
+    #[arg(long, default_value_t = 2)]
+    threads: u16,
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    #[arg(long = "in")]
+    input: Option<PathBuf>,
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Gradients of a batch.
+    Gradients(Common),
+    /// Losses of AdamW steps.
+    Curve {
+        #[command(flatten)]
+        common: Common,
+        #[arg(long)]
+        steps: u64,
+        #[arg(long)]
+        rate: f64,
+        #[arg(long)]
+        decay: f64,
+    },
+    /// An adapter as a PEFT directory.
+    Export(Common),
+    /// Logits of a batch.
+    Logits {
+        #[command(flatten)]
+        common: Common,
+        #[arg(long)]
+        adapter: Option<PathBuf>,
+    },
+    /// What training steps cost.
+    Steps {
+        #[command(flatten)]
+        common: Common,
+        /// BxS
+        #[arg(long)]
+        shape: String,
+        #[arg(long)]
+        steps: u64,
+        #[arg(long, default_value_t = 8)]
+        rank: usize,
+        #[arg(long, default_value = "f32")]
+        precision: String,
+        #[arg(long)]
+        profile: Option<PathBuf>,
+        /// Keep only the inputs of layers between the passes: less memory, more work.
+        #[arg(long)]
+        recompute: bool,
+    },
+}
+
+/// Tensors of a file.
+struct File {
+    floats: HashMap<String, Vec<f32>>,
+    integers: HashMap<String, Vec<i64>>,
+    shapes: HashMap<String, Vec<usize>>,
+}
+
+impl File {
+    fn read(path: &Path) -> anyhow::Result<Self> {
+        let bytes = fs::read(path).with_context(|| path.display().to_string())?;
+        let mut file = Self { floats: HashMap::new(), integers: HashMap::new(), shapes: HashMap::new() };
+        for (name, view) in SafeTensors::deserialize(&bytes)?.tensors() {
+            file.shapes.insert(name.clone(), view.shape().to_vec());
+            match view.dtype() {
+                Dtype::F32 => {
+                    let (chunks, _) = view.data().as_chunks::<4>();
+                    file.floats.insert(name, chunks.iter().map(|b| f32::from_le_bytes(*b)).collect());
+                }
+                Dtype::I64 => {
+                    let (chunks, _) = view.data().as_chunks::<8>();
+                    file.integers.insert(name, chunks.iter().map(|b| i64::from_le_bytes(*b)).collect());
+                }
+                other => return Err(anyhow!("{name} is {other:?}")),
+            }
+        }
+        Ok(file)
+    }
+
+    fn floats(&self, name: &str) -> anyhow::Result<&[f32]> {
+        self.floats.get(name).map(Vec::as_slice).with_context(|| format!("{name} is missing"))
+    }
+
+    fn integers(&self, name: &str) -> anyhow::Result<&[i64]> {
+        self.integers.get(name).map(Vec::as_slice).with_context(|| format!("{name} is missing"))
+    }
+
+    fn lora(&self, model: &Architecture) -> anyhow::Result<Lora> {
+        let rank = self.shapes.get("lora.0.q_proj.A").context("there is no adapter")?[0];
+        let alpha = self.floats("alpha")?[0];
+        let shape = LoraShape::new(rank, alpha / rank as f32, &Projection::ALL);
+        let layers = (0..model.layers).map(|layer| {
+            let mut vector = vec![0.0; shape.len(model)];
+            for piece in shape.pieces(model) {
+                vector[piece.range()].copy_from_slice(self.floats(&name(
+                    "lora",
+                    layer,
+                    piece.projection,
+                    piece.factor,
+                ))?);
+            }
+            Ok(vector)
+        });
+        let layers = layers.collect::<anyhow::Result<_>>()?;
+        Ok(Lora { shape, layers })
+    }
+
+    /// Batch `index` of those in the file, with the rows that count.
+    fn batch(&self, model: &Architecture, index: usize) -> anyhow::Result<(Batch, Targets)> {
+        let shape = &self.shapes["ids"];
+        let (rows, length) = (shape[shape.len() - 2], shape[shape.len() - 1]);
+        let of = |name: &str| {
+            Ok::<_, anyhow::Error>(&self.integers(name)?[index * rows * length..][..rows * length])
+        };
+        let weights = match self.floats.get("loss_weights") {
+            Some(weights) => weights[index * rows * length..][..rows * length].to_vec(),
+            None => vec![0.0; rows * length],
+        };
+        let (ids, positions, segments) = (of("ids")?, of("positions")?, of("segments")?);
+        let padded = Batch::padded(length);
+        let mut slots = Vec::new();
+        let (mut at_rows, mut at_weights, mut labels) = (Vec::new(), Vec::new(), Vec::new());
+        for row in 0..rows {
+            for i in 0..padded {
+                let at = row * length + i;
+                if i >= length {
+                    slots.push(Slot::default());
+                    continue;
+                }
+                slots.push(Slot {
+                    token: u32::try_from(ids[at])?,
+                    position: u32::try_from(positions[at])?,
+                    segment: u32::try_from(segments[at])?,
+                });
+                if weights[at] > 0.0 {
+                    at_rows.push(i64::try_from(row * padded + i - 1)?);
+                    at_weights.push(weights[at]);
+                    labels.push(ids[at]);
+                }
+            }
+        }
+        let sum: f32 = at_weights.iter().sum();
+        at_weights.iter_mut().for_each(|w| *w /= sum);
+        let targets = Targets { rows: at_rows, weights: at_weights, goal: RowGoal::Labels(labels) };
+        Ok((Batch::new(model, &slots, padded)?, targets))
+    }
+}
+
+fn name(prefix: &str, layer: usize, projection: Projection, factor: Factor) -> String {
+    let factor = if factor == Factor::A { "A" } else { "B" };
+    format!("{prefix}.{layer}.{}.{factor}", projection.module())
+}
+
+fn write(path: &Path, tensors: &[(String, Vec<usize>, Vec<f32>)]) -> anyhow::Result<()> {
+    let bytes: Vec<Vec<u8>> =
+        tensors.iter().map(|(_, _, values)| values.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
+    let views = tensors.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
+        Ok((name.clone(), TensorView::new(Dtype::F32, shape.clone(), bytes)?))
+    });
+    let views = views.collect::<Result<Vec<_>, safetensors::SafeTensorError>>()?;
+    safetensors::serialize_to_file(views, None, path)?;
+    Ok(())
+}
+
+fn tensors(layers: &[Vec<f32>]) -> anyhow::Result<Vec<DynTensor>> {
+    layers.iter().map(|v| Ok(program::floats(&[v.len()], v.clone())?)).collect()
+}
+
+impl Common {
+    fn open(&self) -> anyhow::Result<Opened> {
+        let mut config = Config::default().onnx;
+        config.device = match self.device.strip_prefix("cuda:") {
+            Some(number) => DeviceChoice::Cuda(number.parse()?),
+            None => DeviceChoice::Cpu,
+        };
+        let opened = onnx::open(&config, &self.model, self.threads, &Silent)?;
+        eprintln!("{}", opened.device);
+        Ok(opened)
+    }
+
+    fn input(&self) -> anyhow::Result<File> {
+        File::read(self.input.as_deref().context("--in FILE")?)
+    }
+
+    fn out(&self) -> anyhow::Result<&Path> {
+        self.out.as_deref().context("--out FILE")
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    remora::config::prepare_environment();
+    let said = match Cli::parse().verb {
+        Verb::Gradients(common) => gradients(&common)?,
+        Verb::Curve { common, steps, rate, decay } => curve(&common, steps, rate, decay)?,
+        Verb::Export(common) => export(&common)?,
+        Verb::Logits { common, adapter } => logits(&common, adapter.as_deref())?,
+        Verb::Steps { common, shape, steps, rank, precision, profile, recompute } => {
+            ensure!(precision == "f32", "{precision} is for another time");
+            let keep = if recompute { Keep::Input } else { Keep::Products };
+            measure(&common, &shape, (steps, rank), profile, keep)?
+        }
+    };
+    println!("{said}");
+    Ok(())
+}
+
+fn gradients(common: &Common) -> anyhow::Result<serde_json::Value> {
+    let (opened, file) = (common.open()?, common.input()?);
+    let model = &opened.checkpoint.architecture;
+    let lora = file.lora(model)?;
+    let (batch, targets) = file.batch(model, 0)?;
+    let mut stack = Stack::new(&opened.runtime, opened.weights()?, Some(lora.shape.clone()), Keep::Products)?;
+    let (vectors, zeros) =
+        (tensors(&lora.layers)?, tensors(&vec![vec![0.0; lora.shape.len(model)]; model.layers])?);
+    let vectors: Vec<&DynTensor> = vectors.iter().collect();
+    let found = stack.gradient(&batch, &vectors, &[targets], &zeros)?;
+    let mut out = vec![("loss".to_owned(), vec![1], vec![found.loss as f32])];
+    for (layer, gradient) in found.lora.iter().enumerate() {
+        let gradient = program::read(gradient)?;
+        for piece in lora.shape.pieces(model) {
+            let name = name("grad", layer, piece.projection, piece.factor);
+            out.push((name, vec![piece.rows, piece.columns], gradient[piece.range()].to_vec()));
+        }
+    }
+    write(common.out()?, &out)?;
+    Ok(json!({}))
+}
+
+/// Vectors under optimisation.
+struct Optimised {
+    optimiser: AdamW,
+    now: Vec<Moments>,
+    zeros: Vec<DynTensor>,
+}
+
+impl Optimised {
+    fn new(opened: &Opened, lora: &Lora) -> anyhow::Result<Self> {
+        let length = lora.shape.len(&opened.checkpoint.architecture);
+        let zero = || program::floats(&[length], vec![0.0; length]);
+        let now = tensors(&lora.layers)?
+            .into_iter()
+            .map(|values| Ok(Moments { values, first: zero()?, second: zero()? }))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let zeros = now.iter().map(|_| Ok(zero()?)).collect::<anyhow::Result<_>>()?;
+        Ok(Self { optimiser: AdamW::new(length, &opened.runtime)?, now, zeros })
+    }
+
+    fn step(
+        &mut self,
+        stack: &mut Stack,
+        batch: &Batch,
+        targets: &Targets,
+        step: Step,
+    ) -> anyhow::Result<f64> {
+        let values: Vec<&DynTensor> = self.now.iter().map(|m| &m.values).collect();
+        let found = stack.gradient(batch, &values, std::slice::from_ref(targets), &self.zeros)?;
+        self.now = self
+            .now
+            .iter()
+            .zip(&found.lora)
+            .map(|(m, gradient)| self.optimiser.step(m, gradient, step))
+            .collect::<Result<_, _>>()?;
+        Ok(found.loss)
+    }
+}
+
+fn curve(common: &Common, steps: u64, rate: f64, decay: f64) -> anyhow::Result<serde_json::Value> {
+    let (opened, file) = (common.open()?, common.input()?);
+    let model = &opened.checkpoint.architecture;
+    let lora = file.lora(model)?;
+    let mut stack = Stack::new(&opened.runtime, opened.weights()?, Some(lora.shape.clone()), Keep::Products)?;
+    let mut optimised = Optimised::new(&opened, &lora)?;
+    let shape = &file.shapes["ids"];
+    let batches = if shape.len() == 3 { shape[0] } else { 1 };
+    let mut losses = Vec::new();
+    for number in 1..=steps {
+        let (batch, targets) = file.batch(model, (number as usize - 1) % batches)?;
+        let step = Step { number, learning_rate: rate, weight_decay: decay, gradient_scale: 1.0 };
+        losses.push(optimised.step(&mut stack, &batch, &targets, step)? as f32);
+    }
+    write(common.out()?, &[("curve".to_owned(), vec![losses.len()], losses)])?;
+    Ok(json!({}))
+}
+
+fn export(common: &Common) -> anyhow::Result<serde_json::Value> {
+    let _ = (common.input()?, common.out()?);
+    Err(anyhow!("not yet"))
+}
+
+fn logits(common: &Common, adapter: Option<&Path>) -> anyhow::Result<serde_json::Value> {
+    let (opened, file) = (common.open()?, common.input()?);
+    ensure!(adapter.is_none(), "not yet");
+    let model = &opened.checkpoint.architecture;
+    let (batch, _) = file.batch(model, 0)?;
+    let mut stack = Stack::new(&opened.runtime, opened.weights()?, None, Keep::Input)?;
+    let h = stack.forward(&batch, None)?;
+    let (length, padded) = (file.shapes["ids"][1], batch.length);
+    let rows: Vec<i64> =
+        (0..batch.rows).flat_map(|row| (0..length).map(move |i| (row * padded + i) as i64)).collect();
+    let logits = stack.logits(&h, &rows)?;
+    write(common.out()?, &[("logits".to_owned(), vec![batch.rows, length, model.vocabulary], logits)])?;
+    Ok(json!({}))
+}
+
+/// User and system time of this process, in seconds.
+fn cpu_seconds() -> f64 {
+    let clock = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    clock.tv_sec as f64 + clock.tv_nsec as f64 / 1e9
+}
+
+fn measure(
+    common: &Common,
+    shape: &str,
+    (steps, rank): (u64, usize),
+    profile: Option<PathBuf>,
+    keep: Keep,
+) -> anyhow::Result<serde_json::Value> {
+    let mut opened = common.open()?;
+    if let Some(dir) = profile {
+        fs::create_dir_all(&dir)?;
+        opened.runtime = opened.runtime.profiled(dir);
+    }
+    let (rows, length) = shape.split_once('x').context("--shape BxS")?;
+    let (rows, length): (usize, usize) = (rows.parse()?, length.parse()?);
+    ensure!(Batch::padded(length) == length, "{length} would be padded");
+    let model = &opened.checkpoint.architecture;
+    let lora_shape = LoraShape::new(rank, 2.0, &Projection::ALL);
+    let mut state = 1_u64;
+    let mut draw = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state >> 33
+    };
+    let layers = (0..model.layers).map(|_| {
+        let mut vector = vec![0.0; lora_shape.len(model)];
+        for piece in lora_shape.pieces(model).iter().filter(|p| p.factor == Factor::A) {
+            vector[piece.range()].fill_with(|| (draw() as f32 / 2f32.powi(31) - 0.5) * 0.08);
+        }
+        vector
+    });
+    let lora = Lora { layers: layers.collect(), shape: lora_shape.clone() };
+    let slots: Vec<Slot> = (0..rows * length)
+        .map(|i| Slot {
+            token: (draw() % model.vocabulary as u64) as u32,
+            position: (i % length) as u32,
+            segment: 1,
+        })
+        .collect();
+    let counted: Vec<usize> = (0..rows * length).filter(|i| i % length != length - 1).collect();
+    let targets = Targets {
+        rows: counted.iter().map(|i| *i as i64).collect(),
+        weights: vec![1.0 / counted.len() as f32; counted.len()],
+        goal: RowGoal::Labels(counted.iter().map(|i| i64::from(slots[i + 1].token)).collect()),
+    };
+    let batch = Batch::new(model, &slots, length)?;
+    let mut stack = Stack::new(&opened.runtime, opened.weights()?, Some(lora_shape), keep)?;
+    let mut optimised = Optimised::new(&opened, &lora)?;
+    let (mut cpu, mut wall, mut losses) = (Vec::new(), Vec::new(), Vec::new());
+    for number in 1..=steps + 1 {
+        let (cpu_start, start) = (cpu_seconds(), Instant::now());
+        let step = Step { number, learning_rate: 5e-4, weight_decay: 0.01, gradient_scale: 1.0 };
+        losses.push(optimised.step(&mut stack, &batch, &targets, step)?);
+        cpu.push(cpu_seconds() - cpu_start);
+        wall.push(start.elapsed().as_secs_f64());
+    }
+    Ok(json!({ "cpu_seconds": cpu[1..], "wall_seconds": wall[1..], "losses": losses }))
+}

@@ -1,0 +1,3 @@
+#[cfg(feature = "onnx")]
+mod files;
+mod registry;

@@ -1,0 +1,339 @@
+//! A whole model: its weights, and the programs that run over its layers one after another.
+//!
+//! One program serves all layers; the weights are given to it by turns. What a backward pass needs of a layer is kept from
+//! the forward pass, see [`Keep`].
+
+use std::collections::HashMap;
+
+use ort::value::DynTensor;
+
+use super::Architecture;
+use super::batch::Batch;
+use super::block::{Block, BlockOptions, Keep};
+use super::heads::{self, Loss};
+use super::weights::{Rotary, Weights};
+use crate::onnx::lora::LoraShape;
+use crate::onnx::program::{self, Program, ProgramError, Runtime};
+
+/// Rows of a head that are taken at once: their logits are in memory together.
+const HEAD_ROWS: usize = 256;
+
+/// Positions of a batch that count, and what they are compared with.
+pub struct Targets {
+    /// Indices into the batch's `rows · length` positions; the prediction is made there.
+    pub rows: Vec<i64>,
+    /// What each row's loss is multiplied by.
+    pub weights: Vec<f32>,
+    pub goal: RowGoal,
+}
+
+/// What rows are compared with.
+pub enum RowGoal {
+    /// One token a row.
+    Labels(Vec<i64>),
+    /// `count` tokens a row with shares that sum to 1.
+    Shares { count: usize, labels: Vec<i64>, shares: Vec<f32> },
+    /// A teacher's final rows `[M, D]`, and the divergence from it.
+    Teacher { hidden: Vec<f32>, loss: Loss },
+}
+
+/// What a batch gave.
+pub struct Gradient {
+    /// Σ weight · loss.
+    pub loss: f64,
+    /// A vector for each layer: what was given before plus this batch's.
+    pub lora: Vec<DynTensor>,
+    /// The norm of all of `lora`.
+    pub norm: f64,
+}
+
+/// Losses of the rows of one [`Targets`].
+pub struct Losses {
+    /// Σ weight · loss.
+    pub total: f64,
+    /// Unweighted, one a row.
+    pub rows: Vec<f32>,
+}
+
+/// A model ready to run, with adapters of one shape.
+pub struct Stack {
+    weights: Weights,
+    runtime: Runtime,
+    shape: Option<LoraShape>,
+    keep: Keep,
+    rotary: Rotary,
+    blocks: HashMap<(usize, bool), BlockPrograms>,
+    heads: Vec<(Loss, Program)>,
+    embed: Program,
+    hidden_rows: Program,
+    logits: Program,
+}
+
+/// Programs of one number of chunks, with or without adapter; the backward ones are made when first needed.
+struct BlockPrograms {
+    block: Block,
+    products: Vec<&'static str>,
+    forward: Program,
+    training: Option<(Program, Program)>,
+}
+
+impl Stack {
+    /// # Errors
+    /// When ONNX Runtime refuses a graph.
+    pub fn new(
+        runtime: &Runtime,
+        weights: Weights,
+        shape: Option<LoraShape>,
+        keep: Keep,
+    ) -> Result<Self, ProgramError> {
+        let model = &weights.architecture;
+        let mut embed = heads::embed(model, weights.storage, runtime)?;
+        let mut hidden_rows = heads::hidden_rows(model, runtime)?;
+        let mut logits = heads::logits(model, weights.storage, runtime)?;
+        embed.give("embedding", &weights.embedding)?;
+        hidden_rows.give("norm", &weights.norm)?;
+        logits.give("norm", &weights.norm)?;
+        logits.give("output", weights.output())?;
+        Ok(Self {
+            runtime: runtime.clone(),
+            shape,
+            keep,
+            rotary: Rotary::default(),
+            blocks: HashMap::new(),
+            heads: Vec::new(),
+            embed,
+            hidden_rows,
+            logits,
+            weights,
+        })
+    }
+
+    #[must_use]
+    pub fn architecture(&self) -> &Architecture {
+        &self.weights.architecture
+    }
+
+    /// The last block's output `[B, S, D]`. `lora`: a vector for each layer, or the base model.
+    ///
+    /// # Errors
+    /// When the runtime fails.
+    pub fn forward(&mut self, batch: &Batch, lora: Option<&[&DynTensor]>) -> Result<DynTensor, ProgramError> {
+        let mut h = self.embedded(batch)?;
+        let (programs, weights) = self.prepared(batch, lora.is_some(), false)?;
+        for (layer, given) in weights.layers.iter().enumerate() {
+            let program = &mut programs.forward;
+            give_layer(program, given, lora.map(|l| l[layer]))?;
+            h = one(program.run(&[("h", &h)])?);
+        }
+        Ok(h)
+    }
+
+    /// Losses of `targets` after a forward pass that gave `h`.
+    ///
+    /// # Errors
+    /// When the runtime fails.
+    pub fn losses(
+        &mut self,
+        batch: &Batch,
+        h: &DynTensor,
+        targets: &Targets,
+    ) -> Result<Losses, ProgramError> {
+        let zeros = self.zeros(batch)?;
+        Ok(self.head(h, zeros, targets)?.0)
+    }
+
+    /// Final rows of `h` after the norm, `[rows, D]`: what a student can be compared with.
+    ///
+    /// # Errors
+    /// When the runtime fails.
+    pub fn hidden(&mut self, h: &DynTensor, rows: &[i64]) -> Result<Vec<f32>, ProgramError> {
+        let rows = program::integers(&[rows.len()], rows.to_vec())?;
+        let x = one(self.hidden_rows.run(&[("h", h), ("rows", &rows)])?);
+        Ok(program::read(&x)?.to_vec())
+    }
+
+    /// Logits `[rows, V]` of rows of `h`.
+    ///
+    /// # Errors
+    /// When the runtime fails.
+    pub fn logits(&mut self, h: &DynTensor, rows: &[i64]) -> Result<Vec<f32>, ProgramError> {
+        let rows = program::integers(&[rows.len()], rows.to_vec())?;
+        let logits = one(self.logits.run(&[("h", h), ("rows", &rows)])?);
+        Ok(program::read(&logits)?.to_vec())
+    }
+
+    /// Adds the gradient of `targets` to `before`, a vector for each layer.
+    ///
+    /// # Errors
+    /// When the runtime fails.
+    ///
+    /// # Panics
+    /// When the stack was made without the shape of an adapter.
+    pub fn gradient(
+        &mut self,
+        batch: &Batch,
+        lora: &[&DynTensor],
+        targets: &[Targets],
+        before: &[DynTensor],
+    ) -> Result<Gradient, ProgramError> {
+        let mut h = self.embedded(batch)?;
+        let mut kept = Vec::with_capacity(lora.len());
+        let (programs, weights) = self.prepared(batch, true, true)?;
+        let (forward, _) = programs.training.as_mut().expect("prepared for training");
+        for (layer, given) in weights.layers.iter().enumerate() {
+            give_layer(forward, given, Some(lora[layer]))?;
+            let mut outputs = forward.run(&[("h", &h)])?.into_iter();
+            let next = outputs.next().expect("a block has an output");
+            kept.push((std::mem::replace(&mut h, next), outputs.collect::<Vec<_>>()));
+        }
+
+        let mut dh = self.zeros(batch)?;
+        let mut loss = 0.0;
+        for targets in targets {
+            let (losses, after) = self.head(&h, dh, targets)?;
+            loss += losses.total;
+            dh = after;
+        }
+        drop(h);
+
+        let (programs, weights) = self.prepared(batch, true, true)?;
+        let (_, backward) = programs.training.as_mut().expect("prepared for training");
+        let mut gradients = Vec::with_capacity(lora.len());
+        let mut squares = 0.0;
+        for (layer, given) in weights.layers.iter().enumerate().rev() {
+            let (h, products) = kept.pop().expect("each layer kept something");
+            give_layer(backward, given, Some(lora[layer]))?;
+            for (name, value) in programs.products.iter().zip(&products) {
+                backward.give(name, value)?;
+            }
+            let outputs = backward.run(&[("h", &h), ("dh_out", &dh), ("dlora_in", &before[layer])])?;
+            let [d_input, d_lora, norm] = <[DynTensor; 3]>::try_from(outputs).expect("three outputs");
+            squares += f64::from(program::read(&norm)?[0]);
+            dh = d_input;
+            gradients.push(d_lora);
+        }
+        backward.forget_inputs();
+        gradients.reverse();
+        Ok(Gradient { loss, lora: gradients, norm: squares.sqrt() })
+    }
+
+    fn embedded(&mut self, batch: &Batch) -> Result<DynTensor, ProgramError> {
+        Ok(one(self.embed.run(&[("ids", &batch.ids)])?))
+    }
+
+    fn zeros(&self, batch: &Batch) -> Result<DynTensor, ProgramError> {
+        let width = self.weights.architecture.hidden;
+        let count = batch.rows * batch.length * width;
+        program::floats(&[batch.rows, batch.length, width], vec![0.0; count])
+    }
+
+    /// Losses of rows, and `dh` with their gradient added, chunk by chunk.
+    fn head(
+        &mut self,
+        h: &DynTensor,
+        mut dh: DynTensor,
+        targets: &Targets,
+    ) -> Result<(Losses, DynTensor), ProgramError> {
+        let loss = match &targets.goal {
+            RowGoal::Labels(_) => Loss::Sparse { targets: 1 },
+            RowGoal::Shares { count, .. } => Loss::Sparse { targets: *count },
+            RowGoal::Teacher { loss, .. } => *loss,
+        };
+        let width = self.weights.architecture.hidden;
+        let program = self.head_program(loss)?;
+        let mut found = Losses { total: 0.0, rows: Vec::with_capacity(targets.rows.len()) };
+        for start in (0..targets.rows.len()).step_by(HEAD_ROWS) {
+            let chunk = start..(start + HEAD_ROWS).min(targets.rows.len());
+            let m = chunk.len();
+            program.give("rows", &program::integers(&[m], targets.rows[chunk.clone()].to_vec())?)?;
+            program.give("weights", &program::floats(&[m, 1], targets.weights[chunk.clone()].to_vec())?)?;
+            match &targets.goal {
+                RowGoal::Labels(labels) => {
+                    program.give("labels", &program::integers(&[m, 1], labels[chunk].to_vec())?)?;
+                    program.give("shares", &program::floats(&[m, 1], vec![1.0; m])?)?;
+                }
+                RowGoal::Shares { count, labels, shares } => {
+                    let span = chunk.start * count..chunk.end * count;
+                    program
+                        .give("labels", &program::integers(&[m, *count], labels[span.clone()].to_vec())?)?;
+                    program.give("shares", &program::floats(&[m, *count], shares[span].to_vec())?)?;
+                }
+                RowGoal::Teacher { hidden, .. } => {
+                    let span = chunk.start * width..chunk.end * width;
+                    program.give("teacher", &program::floats(&[m, width], hidden[span].to_vec())?)?;
+                }
+            }
+            let outputs = program.run(&[("h", h), ("dh_in", &dh)])?;
+            let [total, rows, after] = <[DynTensor; 3]>::try_from(outputs).expect("three outputs");
+            found.total += f64::from(program::read(&total)?[0]);
+            found.rows.extend_from_slice(program::read(&rows)?);
+            dh = after;
+        }
+        Ok((found, dh))
+    }
+
+    fn head_program(&mut self, loss: Loss) -> Result<&mut Program, ProgramError> {
+        let index = match self.heads.iter().position(|(l, _)| *l == loss) {
+            Some(index) => index,
+            None => {
+                let weights = &self.weights;
+                let mut program = heads::head(&weights.architecture, loss, weights.storage, &self.runtime)?;
+                program.give("norm", &weights.norm)?;
+                program.give("output", weights.output())?;
+                self.heads.push((loss, program));
+                self.heads.len() - 1
+            }
+        };
+        Ok(&mut self.heads[index].1)
+    }
+
+    /// The programs for a batch, given what does not change from layer to layer.
+    fn prepared(
+        &mut self,
+        batch: &Batch,
+        with_adapter: bool,
+        training: bool,
+    ) -> Result<(&mut BlockPrograms, &Weights), ProgramError> {
+        let key = (batch.chunks, with_adapter);
+        if !self.blocks.contains_key(&key) {
+            let shape = self.shape.clone().filter(|_| with_adapter);
+            assert!(shape.is_some() == with_adapter, "the stack was made for an adapter");
+            let options = BlockOptions { lora: shape, storage: self.weights.storage, chunks: batch.chunks };
+            let mut block = Block::new(&self.weights.architecture, &options);
+            let forward = block.forward(&self.runtime, Keep::Input)?;
+            let products = if self.keep == Keep::Products { block.products() } else { Vec::new() };
+            self.blocks.insert(key, BlockPrograms { block, products, forward, training: None });
+        }
+        let programs = self.blocks.get_mut(&key).expect("just made");
+        if training && programs.training.is_none() {
+            let forward = programs.block.forward(&self.runtime, self.keep)?;
+            let backward = programs.block.backward(&self.runtime, self.keep)?;
+            programs.training = Some((forward, backward));
+        }
+        let [cos, sin] = self.rotary.tables(&self.weights.architecture, batch.longest)?;
+        let trained = programs.training.iter_mut().flat_map(|(forward, backward)| [forward, backward]);
+        for program in trained.chain([&mut programs.forward]) {
+            for (name, value) in
+                [("positions", &batch.positions), ("mask", &batch.mask), ("cos", cos), ("sin", sin)]
+            {
+                program.give(name, value)?;
+            }
+        }
+        Ok((programs, &self.weights))
+    }
+}
+
+fn give_layer(
+    program: &mut Program,
+    weights: &[(String, DynTensor)],
+    lora: Option<&DynTensor>,
+) -> Result<(), ProgramError> {
+    for (name, value) in weights {
+        program.give(name, value)?;
+    }
+    lora.map_or(Ok(()), |lora| program.give("lora", lora))
+}
+
+fn one(outputs: Vec<DynTensor>) -> DynTensor {
+    outputs.into_iter().next().expect("the program has an output")
+}

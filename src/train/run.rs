@@ -1,0 +1,459 @@
+//! The loop: steps, evaluations, saved states, and when to stop.
+
+use std::collections::HashMap;
+use std::f64::consts::PI;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use ort::value::DynTensor;
+use serde::Serialize;
+
+use super::draw::{Order, first_adapter};
+use super::evaluate::{evaluate, labels, small};
+use super::example::{Example, Goal};
+use super::pack::{self, Packed};
+use super::state::{self, Best, Reached, Vectors};
+use super::{Options, TrainError};
+use crate::onnx::adamw::{AdamW, Moments, Step};
+use crate::onnx::llama::heads::Loss;
+use crate::onnx::llama::stack::{RowGoal, Stack, Targets};
+use crate::onnx::lora::Lora;
+use crate::onnx::program::{self, Runtime};
+
+/// Steps over which losses are averaged to see whether a run diverges.
+const WINDOW: usize = 8;
+
+/// What to train on.
+pub struct Job<'a> {
+    pub examples: &'a [Example],
+    /// Never trained on; may be empty.
+    pub held_out: &'a [Example],
+    pub options: &'a Options,
+    /// Where states are saved and looked for; `None`: nowhere.
+    pub state: Option<&'a Path>,
+}
+
+/// What happens during a run.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// A saved state was found: steps that were done already.
+    Resumed { step: u64 },
+    Step {
+        step: u64,
+        steps: u64,
+        /// Of this step, in nats a token.
+        loss: f64,
+        learning_rate: f64,
+        /// Of the gradient, before it is cut.
+        norm: f64,
+        tokens_per_second: f64,
+        seconds_left: f64,
+    },
+    /// The loss on what is held out.
+    Evaluated { step: u64, loss: f64 },
+}
+
+/// Why a run ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ended {
+    Finished,
+    /// What is held out stopped getting better.
+    EarlyStopped,
+    Cancelled,
+    /// Numbers went wrong; the adapter is the last good one.
+    Diverged(String),
+}
+
+/// What a run did.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    pub ended: Ended,
+    /// Steps done, and planned.
+    pub step: u64,
+    pub steps: u64,
+    /// Tokens that went through the model in training.
+    pub tokens: u64,
+    pub seconds: f64,
+    /// Of each step.
+    pub losses: Vec<f64>,
+    /// Losses on what is held out: of the base model, and of the adapter.
+    pub held_out_before: Option<f64>,
+    pub held_out_after: Option<f64>,
+}
+
+/// An adapter, and how it came to be.
+pub struct Trained {
+    pub lora: Lora,
+    pub report: Report,
+}
+
+/// Trains an adapter. `stack` was made with the shape of `options`. `observe` hears what happens and may end the run, which
+/// then gives what it has reached.
+///
+/// # Errors
+/// When options or examples are unusable, a saved state belongs to another run, or the runtime fails.
+pub fn run(
+    stack: &mut Stack,
+    runtime: &Runtime,
+    job: &Job<'_>,
+    observe: &mut dyn FnMut(&Event) -> ControlFlow<()>,
+) -> Result<Trained, TrainError> {
+    check(stack, job)?;
+    let mut run = Run::new(stack, runtime, job)?;
+    run.resume(observe)?;
+    let ended = run.go(observe)?;
+    run.finish(ended)
+}
+
+fn check(stack: &Stack, job: &Job<'_>) -> Result<(), TrainError> {
+    if let Some((name, rule)) = job.options.problem() {
+        return Err(TrainError::Option { name, rule });
+    }
+    let vocabulary = stack.architecture().vocabulary;
+    let context = job.options.context;
+    for (index, example) in job.examples.iter().chain(job.held_out).enumerate() {
+        let tokens = example.tokens.len();
+        if tokens > context {
+            return Err(TrainError::TooLong { index, tokens, context });
+        }
+        if let Some(&token) = example.tokens.iter().find(|t| **t as usize >= vocabulary) {
+            return Err(TrainError::Token { index, token, vocabulary });
+        }
+        assert_eq!(tokens, example.weights.len(), "each token has a weight");
+    }
+    if job.examples.iter().any(|e| e.goal == Goal::Tokens && e.counts()) {
+        Ok(())
+    } else {
+        Err(TrainError::NoExamples)
+    }
+}
+
+/// A run under way.
+struct Run<'a, 'j> {
+    stack: &'a mut Stack,
+    job: &'a Job<'j>,
+    optimiser: AdamW,
+    now: Vec<Moments>,
+    reached: Reached,
+    /// The vectors of the best evaluation.
+    best: Vec<Vec<f32>>,
+    order: Order,
+    replay: Order,
+    steps: u64,
+    /// Final rows of the base model for examples that hold to it, by index.
+    teacher: HashMap<usize, Vec<f32>>,
+    started: Instant,
+    /// Steps done when this process began.
+    begun: u64,
+    last_norm: f64,
+}
+
+impl<'a, 'j> Run<'a, 'j> {
+    fn new(stack: &'a mut Stack, runtime: &Runtime, job: &'a Job<'j>) -> Result<Self, TrainError> {
+        let options = job.options;
+        let shape = options.shape();
+        let length = shape.len(stack.architecture());
+        let first = first_adapter(stack.architecture(), &shape, options.seed);
+        let zeros = || program::floats(&[length], vec![0.0; length]);
+        let now = first
+            .layers
+            .into_iter()
+            .map(|v| {
+                Ok(Moments { values: program::floats(&[length], v)?, first: zeros()?, second: zeros()? })
+            })
+            .collect::<Result<_, TrainError>>()?;
+        let of = |goal: Goal| -> Vec<usize> {
+            let counted = job.examples.iter().enumerate().filter(|(_, e)| e.goal == goal && e.counts());
+            counted.map(|(i, _)| i).collect()
+        };
+        let order = Order::new(of(Goal::Tokens), options.seed, 2);
+        let replay = Order::new(of(Goal::Base), options.seed, 3);
+        #[expect(clippy::cast_precision_loss, reason = "numbers of examples are far below 2^52")]
+        let seen = order.len() as f64 * options.epochs / options.batch as f64;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small and positive")]
+        let steps = (seen.ceil() as u64).max(1);
+        let reached = Reached {
+            fingerprint: fingerprint(stack, job),
+            step: 0,
+            tokens: 0,
+            losses: Vec::new(),
+            best: None,
+            before: None,
+        };
+        Ok(Self {
+            stack,
+            job,
+            optimiser: AdamW::new(length, runtime)?,
+            now,
+            reached,
+            best: Vec::new(),
+            order,
+            replay,
+            steps,
+            teacher: HashMap::new(),
+            started: Instant::now(),
+            begun: 0,
+            last_norm: 0.0,
+        })
+    }
+
+    fn resume(&mut self, observe: &mut dyn FnMut(&Event) -> ControlFlow<()>) -> Result<(), TrainError> {
+        let Some(dir) = self.job.state else { return Ok(()) };
+        let Some(saved) = state::load(dir, &self.reached.fingerprint, self.now.len())? else { return Ok(()) };
+        (self.reached, self.now, self.best) = (saved.reached, saved.now, saved.best);
+        self.begun = self.reached.step;
+        // Whoever wants to end the run is heard at the next step.
+        let _ = observe(&Event::Resumed { step: self.reached.step });
+        Ok(())
+    }
+
+    fn go(&mut self, observe: &mut dyn FnMut(&Event) -> ControlFlow<()>) -> Result<Ended, TrainError> {
+        let options = self.job.options;
+        if self.reached.before.is_none() && self.has_held_out() {
+            let before = evaluate(self.stack, None, self.job.held_out, options.pass_tokens)?.loss;
+            self.reached.before = Some(before.to_bits());
+            if observe(&Event::Evaluated { step: 0, loss: before }).is_break() {
+                return Ok(Ended::Cancelled);
+            }
+        }
+        while self.reached.step < self.steps {
+            let (loss, rate) = match self.step()? {
+                Ok(done) => done,
+                Err(reason) => return Ok(Ended::Diverged(reason)),
+            };
+            let heard = observe(&self.said(loss, rate));
+            if due(self.reached.step, options.evaluate_every)
+                && self.reached.step < self.steps
+                && self.has_held_out()
+            {
+                let loss = self.evaluate()?;
+                let heard_too = observe(&Event::Evaluated { step: self.reached.step, loss });
+                self.save_when_due()?;
+                if self.reached.best.is_some_and(|b| options.patience > 0 && b.worse >= options.patience) {
+                    return Ok(Ended::EarlyStopped);
+                }
+                if heard_too.is_break() {
+                    return Ok(Ended::Cancelled);
+                }
+            } else {
+                self.save_when_due()?;
+            }
+            if heard.is_break() {
+                return Ok(Ended::Cancelled);
+            }
+        }
+        Ok(Ended::Finished)
+    }
+
+    /// One step: its loss and rate, or why its result was not taken.
+    fn step(&mut self) -> Result<Result<(f64, f64), String>, TrainError> {
+        let options = self.job.options;
+        let number = self.reached.step + 1;
+        let batch = options.batch.min(self.order.len());
+        let mut chosen = self.order.take(self.reached.step * batch as u64, batch);
+        let replayed = options.replay.min(self.replay.len());
+        chosen.extend(self.replay.take(self.reached.step * replayed as u64, replayed));
+        let sum = |goal: Goal| -> f64 {
+            let of_goal = chosen.iter().map(|&i| &self.job.examples[i]).filter(|e| e.goal == goal);
+            of_goal.flat_map(Example::counted).map(|(_, w)| f64::from(w)).sum()
+        };
+        let scale = 1.0 / sum(Goal::Tokens);
+        let replay_scale = options.replay_weight / sum(Goal::Base).max(f64::MIN_POSITIVE);
+
+        let named: Vec<(usize, &Example)> = chosen.iter().map(|&i| (i, &self.job.examples[i])).collect();
+        let mut gradient = self.zeros()?;
+        let (mut loss, mut norm, mut tokens) = (0.0, 0.0, 0);
+        for packed in pack::passes(self.stack.architecture(), &named, options.pass_tokens)? {
+            let targets = self.targets(&packed, scale, replay_scale)?;
+            let values: Vec<&DynTensor> = self.now.iter().map(|m| &m.values).collect();
+            let found = self.stack.gradient(&packed.batch, &values, &targets, &gradient)?;
+            (gradient, norm) = (found.lora, found.norm);
+            loss += found.loss;
+            tokens += (packed.batch.rows * packed.batch.length) as u64;
+        }
+        if let Some(reason) = self.trouble(loss, norm) {
+            return Ok(Err(reason));
+        }
+        let cut = if options.clip > 0.0 { (options.clip / (norm + 1e-6)).min(1.0) } else { 1.0 };
+        let learning_rate = rate(options, number, self.steps);
+        let step = Step { number, learning_rate, weight_decay: options.weight_decay, gradient_scale: cut };
+        self.now = self
+            .now
+            .iter()
+            .zip(&gradient)
+            .map(|(moments, gradient)| self.optimiser.step(moments, gradient, step))
+            .collect::<Result<_, _>>()?;
+        self.reached.step = number;
+        self.reached.tokens += tokens;
+        self.reached.losses.push(loss.to_bits());
+        self.last_norm = norm;
+        Ok(Ok((loss, learning_rate)))
+    }
+
+    /// The rows of a pass that count: those with labels, and those that are held to the base.
+    fn targets(
+        &mut self,
+        packed: &Packed,
+        scale: f64,
+        replay_scale: f64,
+    ) -> Result<Vec<Targets>, TrainError> {
+        let examples = self.job.examples;
+        let of = |goal: Goal| -> Vec<(usize, usize)> {
+            packed.placed.iter().copied().filter(|&(i, _)| examples[i].goal == goal).collect()
+        };
+        let (tokens, base) = (of(Goal::Tokens), of(Goal::Base));
+        let mut targets = Vec::new();
+        if !tokens.is_empty() {
+            targets.push(labels(&tokens, examples, scale));
+        }
+        if !base.is_empty() {
+            let rows = labels(&base, examples, replay_scale);
+            let mut hidden = Vec::new();
+            if !base.iter().all(|(i, _)| self.teacher.contains_key(i)) {
+                let h = self.stack.forward(&packed.batch, None)?;
+                for &(index, start) in &base {
+                    let rows: Vec<i64> =
+                        examples[index].counted().map(|(at, _)| small(start + at - 1)).collect();
+                    let rows = self.stack.hidden(&h, &rows)?;
+                    self.teacher.insert(index, rows);
+                }
+            }
+            for (index, _) in &base {
+                hidden.extend_from_slice(&self.teacher[index]);
+            }
+            targets.push(Targets { goal: RowGoal::Teacher { hidden, loss: Loss::ForwardKl }, ..rows });
+        }
+        Ok(targets)
+    }
+
+    /// Why the numbers of a step cannot be right, if so.
+    fn trouble(&self, loss: f64, norm: f64) -> Option<String> {
+        let step = self.reached.step + 1;
+        if !loss.is_finite() || !norm.is_finite() {
+            return Some(format!("at step {step} the loss was {loss} and the gradient's norm {norm}"));
+        }
+        let losses = &self.reached.losses;
+        if losses.len() < 2 * WINDOW {
+            return None;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "the window is small")]
+        let mean = |l: &[u64]| l.iter().map(|b| f64::from_bits(*b)).sum::<f64>() / l.len() as f64;
+        let (first, last) = (mean(&losses[..WINDOW]), mean(&losses[losses.len() - WINDOW..]));
+        (last > 2.0 * first + 1.0)
+            .then(|| format!("at step {step} the loss had risen from {first:.3} to {last:.3}"))
+    }
+
+    fn evaluate(&mut self) -> Result<f64, TrainError> {
+        let values: Vec<&DynTensor> = self.now.iter().map(|m| &m.values).collect();
+        let loss = evaluate(self.stack, Some(&values), self.job.held_out, self.job.options.pass_tokens)?.loss;
+        let step = self.reached.step;
+        match &mut self.reached.best {
+            Some(best) if f64::from_bits(best.loss) <= loss => best.worse += 1,
+            best => {
+                *best = Some(Best { loss: loss.to_bits(), step, worse: 0 });
+                self.best = values
+                    .iter()
+                    .map(|v| Ok(program::read(v)?.to_vec()))
+                    .collect::<Result<_, TrainError>>()?;
+            }
+        }
+        Ok(loss)
+    }
+
+    fn save_when_due(&self) -> Result<(), TrainError> {
+        match self.job.state {
+            Some(dir) if due(self.reached.step, self.job.options.save_every) => {
+                state::save(dir, &self.reached, &Vectors { now: &self.now, best: &self.best })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The best adapter, or the last where nothing is held out.
+    fn finish(mut self, ended: Ended) -> Result<Trained, TrainError> {
+        if self.reached.step > 0
+            && self.has_held_out()
+            && self.reached.best.is_none_or(|b| b.step < self.reached.step)
+        {
+            self.evaluate()?;
+        }
+        let layers = if self.best.is_empty() {
+            self.now
+                .iter()
+                .map(|m| Ok(program::read(&m.values)?.to_vec()))
+                .collect::<Result<_, TrainError>>()?
+        } else {
+            std::mem::take(&mut self.best)
+        };
+        let report = Report {
+            ended,
+            step: self.reached.step,
+            steps: self.steps,
+            tokens: self.reached.tokens,
+            seconds: self.started.elapsed().as_secs_f64(),
+            losses: self.reached.losses.iter().map(|b| f64::from_bits(*b)).collect(),
+            held_out_before: self.reached.before.map(f64::from_bits),
+            held_out_after: self.reached.best.map(|b| f64::from_bits(b.loss)),
+        };
+        Ok(Trained { lora: Lora { shape: self.job.options.shape(), layers }, report })
+    }
+
+    fn has_held_out(&self) -> bool {
+        self.job.held_out.iter().any(|e| e.goal == Goal::Tokens && e.counts())
+    }
+
+    fn zeros(&self) -> Result<Vec<DynTensor>, TrainError> {
+        let length = self.job.options.shape().len(self.stack.architecture());
+        (0..self.now.len()).map(|_| Ok(program::floats(&[length], vec![0.0; length])?)).collect()
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+    fn said(&self, loss: f64, learning_rate: f64) -> Event {
+        let elapsed = self.started.elapsed().max(Duration::from_millis(1)).as_secs_f64();
+        let (done, all) = (self.reached.step - self.begun, self.steps - self.begun);
+        let per_step = self.reached.tokens as f64 / self.reached.step as f64;
+        Event::Step {
+            step: self.reached.step,
+            steps: self.steps,
+            loss,
+            learning_rate,
+            norm: self.last_norm,
+            tokens_per_second: per_step * done as f64 / elapsed,
+            seconds_left: elapsed / done as f64 * (all - done) as f64,
+        }
+    }
+}
+
+/// Whether something that happens every so many steps happens now.
+fn due(step: u64, every: u64) -> bool {
+    every > 0 && step.is_multiple_of(every)
+}
+
+/// The learning rate of a step, counted from 1: a straight rise, then half a cosine down to 0.
+fn rate(options: &Options, step: u64, steps: u64) -> f64 {
+    let warmup = options.warmup.min(steps / 2);
+    #[expect(clippy::cast_precision_loss, reason = "steps are far below 2^52")]
+    let ratio = |a: u64, b: u64| a as f64 / b.max(1) as f64;
+    if step <= warmup {
+        return options.learning_rate * ratio(step, warmup);
+    }
+    let along = ratio(step - warmup - 1, steps - warmup);
+    options.learning_rate * 0.5 * (1.0 + (PI * along).cos())
+}
+
+/// What a run depends on.
+fn fingerprint(stack: &Stack, job: &Job<'_>) -> String {
+    let mut hasher = blake3::Hasher::new();
+    let options = serde_json::to_string(job.options).expect("plain data");
+    hasher.update(options.as_bytes()).update(format!("{:?}", stack.architecture()).as_bytes());
+    for example in job.examples.iter().chain(job.held_out) {
+        hasher.update(format!("{:?}", example.goal).as_bytes());
+        for (token, weight) in example.tokens.iter().zip(&example.weights) {
+            hasher.update(&token.to_le_bytes()).update(&weight.to_le_bytes());
+        }
+    }
+    hasher.finalize().to_hex().to_string()
+}
