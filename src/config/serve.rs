@@ -78,7 +78,7 @@ impl Serve {
                 wrong(path, format!("{given} is not within {least} and {most}"));
             }
         }
-        if self.api_key.as_ref().is_some_and(|key| key.0.is_empty()) {
+        if self.api_key.as_ref().is_some_and(|key| key.reveal().is_empty()) {
             wrong("serve.api_key", "must not be empty; null asks for none".into());
         }
     }

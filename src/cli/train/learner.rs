@@ -15,10 +15,9 @@ use crate::model::Progress;
 use crate::onnx::checkpoint::Checkpoint;
 use crate::onnx::llama::block::Keep;
 use crate::onnx::llama::stack::Stack;
-use crate::onnx::llama::weights::Weights;
 use crate::onnx::lora::Lora;
 use crate::onnx::program::{self, Runtime};
-use crate::onnx::{model_path, provision, runtime};
+use crate::onnx::Opened;
 use crate::train::gate::{ExamError, Model};
 use crate::train::pass::{self, Learner, Order, PassError, Step, Who};
 use crate::train::tokens::Language;
@@ -38,17 +37,11 @@ pub(super) struct Local {
 impl Local {
     /// Opens what an order asks for.
     pub fn open(config: &Config, order: &Order, progress: &dyn Progress) -> anyhow::Result<Self> {
-        let path = model_path(&config.onnx, &order.model, progress)?;
-        let library = provision::library(&config.onnx, progress)?;
-        let runtime = Runtime::new(runtime::environment(&library.path, order.settings.threads)?);
-        let checkpoint = Checkpoint::open(&path)?;
-        let architecture = checkpoint.architecture.clone();
+        let opened = crate::onnx::open(&config.onnx, &order.model, order.settings.threads, progress)?;
+        tracing::info!("{}", opened.device);
+        let weights = opened.weights()?;
+        let Opened { checkpoint, runtime, .. } = opened;
         let options = pass::options(&order.settings.lora);
-        let weights = Weights::floats(&runtime, architecture, |part, count| {
-            let mut values = vec![0.0; count];
-            checkpoint.read(part, &mut values)?;
-            anyhow::Ok(values)
-        })?;
         let stack = Stack::new(&runtime, weights, Some(options.shape()), Keep::Products)
             .context("the model's graphs")?;
         let pass_tokens = options.pass_tokens;
