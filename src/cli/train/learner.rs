@@ -17,7 +17,7 @@ use crate::onnx::llama::block::Keep;
 use crate::onnx::llama::stack::Stack;
 use crate::onnx::lora::Lora;
 use crate::onnx::program::{self, Runtime};
-use crate::onnx::Opened;
+use crate::onnx::{self, Opened};
 use crate::train::gate::{ExamError, Model};
 use crate::train::pass::{self, Learner, Order, PassError, Step, Who};
 use crate::train::tokens::Language;
@@ -37,7 +37,7 @@ pub(super) struct Local {
 impl Local {
     /// Opens what an order asks for.
     pub fn open(config: &Config, order: &Order, progress: &dyn Progress) -> anyhow::Result<Self> {
-        let opened = crate::onnx::open(&config.onnx, &order.model, order.settings.threads, progress)?;
+        let opened = onnx::open(&config.onnx, &order.model, order.settings.threads, progress)?;
         tracing::info!("{}", opened.device);
         let weights = opened.weights()?;
         let Opened { checkpoint, runtime, .. } = opened;

@@ -236,7 +236,7 @@ fn say(run: &Run, release: Option<&Release>) -> anyhow::Result<()> {
             done.servers.iter().try_for_each(|url| output::line(format_args!("  loaded into {url}")))
         }
         Some(Release { alias, adapter, done: Err(error) }) => output::line(format_args!(
-            "  {} is as it was: {}; `remora adapters promote {adapter}` tries again",
+            "  {} is as it was: {}; the next night tries again, or `remora adapters promote {adapter}`",
             output::safe(alias, 100),
             output::safe(&error.to_string(), 400)
         )),

@@ -118,14 +118,23 @@ impl<'a> Night<'a> {
         let before = runs(dir)?.into_iter().find(|r| r.scope == scope && r.outcome.is_decided());
         if let Some(reason) = too_few(&selection, settings) {
             run.reasons.push(reason);
-        } else if !again && before.is_some_and(|before| before.material == run.material) {
+        } else if let Some(before) = before.filter(|before| !again && before.material == run.material) {
             run.outcome = Ended::NothingNew;
+            run.adapter = self.unused(&before);
         } else {
             self.pass(&selection, &mut run, told)?;
         }
         run.ended = Micros::now();
         run.keep(dir)?;
         Ok(run)
+    }
+
+    /// The adapter of a run that was kept and could not be put to use yet.
+    fn unused(&self, before: &Run) -> Option<AdapterId> {
+        let id = before.adapter.filter(|_| before.outcome == Ended::Kept)?;
+        let entry = Registry::open(self.means.store.dir()).get(id).ok()?;
+        // What a person took back is retired, and stays so.
+        (entry.state == AdapterState::Candidate).then_some(id)
     }
 
     /// Has the child train, and registers what it made.
