@@ -19,6 +19,7 @@ mod error;
 mod grammar;
 mod http;
 mod names;
+mod open;
 mod sampling;
 mod scheduler;
 pub mod scripted;
@@ -28,5 +29,6 @@ mod voice;
 
 pub use error::ServeError;
 pub use names::{Adapter, Meaning, NameError, Names};
+pub use open::{OpenError, open, over};
 pub use server::{LoadAdapter, Model, Server};
 pub use text::{ModelText, Text};

@@ -23,7 +23,8 @@ pub trait Text: Send + Sync {
     ///
     /// # Errors
     /// What the template refuses, in its own words.
-    fn render(&self, messages: &[Value], tools: &Value, generation_prompt: bool) -> Result<String, TextError>;
+    fn render(&self, messages: &[Value], tools: &Value, generation_prompt: bool)
+    -> Result<String, TextError>;
 }
 
 /// The text side of a checkpoint.
@@ -57,7 +58,12 @@ impl Text for ModelText {
         self.tokenizer.vocabulary()
     }
 
-    fn render(&self, messages: &[Value], tools: &Value, generation_prompt: bool) -> Result<String, TextError> {
+    fn render(
+        &self,
+        messages: &[Value],
+        tools: &Value,
+        generation_prompt: bool,
+    ) -> Result<String, TextError> {
         self.template.render(messages, tools, generation_prompt)
     }
 }

@@ -1,5 +1,6 @@
 mod answers;
 mod learner;
+mod lora;
 mod pass;
 mod whole;
 
@@ -43,6 +44,7 @@ pub(super) struct Train {
 
 #[derive(Debug, Subcommand)]
 enum What {
+    Lora(lora::Lora),
     /// One training in a work directory: what the night starts as a process of its own.
     #[command(hide = true)]
     Pass(pass::Pass),
@@ -69,6 +71,7 @@ impl Train {
     pub fn run(self) -> Outcome {
         match self.what {
             None => self.night(),
+            Some(What::Lora(lora)) => lora.run(),
             Some(What::Pass(pass)) => pass.run(),
         }
     }

@@ -55,7 +55,13 @@ impl Usage {
 }
 
 impl Frame {
-    pub(super) fn new(shape: Shape, model: String, order: &Order, logprobs: bool, text: Arc<dyn Text>) -> Self {
+    pub(super) fn new(
+        shape: Shape,
+        model: String,
+        order: &Order,
+        logprobs: bool,
+        text: Arc<dyn Text>,
+    ) -> Self {
         let prefix = match shape {
             Shape::Chat => "chatcmpl",
             Shape::Text => "cmpl",
@@ -118,7 +124,14 @@ impl Frame {
     }
 
     /// A piece of an answer, or its end. `first`: nothing of this answer came before.
-    pub(super) fn delta(&self, index: usize, text: &str, told: &[Told], finish: Option<Finish>, first: bool) -> Value {
+    pub(super) fn delta(
+        &self,
+        index: usize,
+        text: &str,
+        told: &[Told],
+        finish: Option<Finish>,
+        first: bool,
+    ) -> Value {
         let logprobs = if told.is_empty() { Value::Null } else { self.logprobs(told) };
         let finish = finish.map(Finish::name);
         match self.shape {
@@ -132,7 +145,9 @@ impl Frame {
                 }
                 json!({"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish})
             }
-            Shape::Text => json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}),
+            Shape::Text => {
+                json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish})
+            }
         }
     }
 
@@ -176,9 +191,7 @@ impl Frame {
     }
 
     fn chat_logprob(&self, told: &Told) -> Value {
-        let one = |token: u32, logprob: f32| {
-            json!({"token": self.token(token), "logprob": logprob, "bytes": self.text.bytes(token)})
-        };
+        let one = |token: u32, logprob: f32| json!({"token": self.token(token), "logprob": logprob, "bytes": self.text.bytes(token)});
         let top: Vec<Value> = told.likely.top.iter().map(|(token, logprob)| one(*token, *logprob)).collect();
         let mut all = one(told.token, told.likely.logprob);
         all["top_logprobs"] = Value::Array(top);

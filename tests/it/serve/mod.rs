@@ -44,6 +44,7 @@ fn model(engine: Scripted) -> Model {
         root: "/models/scripted".into(),
         architecture: None,
         load: Some(Arc::new(load)),
+        active: std::collections::BTreeMap::new(),
     }
 }
 
