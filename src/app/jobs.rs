@@ -9,10 +9,11 @@ use tokio_util::sync::CancellationToken;
 use crate::capture::Backlog;
 use crate::config::{self, Config};
 use crate::model::Micros;
+use crate::schedule::{Job, Nightly};
 use crate::store::{Store, retention};
 use crate::tasks::{self, Tasks};
 use crate::telemetry::Metrics;
-use crate::{outcome, schedule, trajectory};
+use crate::{outcome, trajectory};
 
 /// Gauges that are counted from the store are refreshed this often.
 const GAUGES_EVERY: Duration = Duration::from_secs(30);
@@ -48,9 +49,15 @@ pub(super) fn start(
     every(tasks, "retention", RETENTION_EVERY, over, move || drop_old(&swept, &keep, &until));
     let (counted, metrics) = (store.clone(), metrics.clone());
     every(tasks, "gauges", GAUGES_EVERY, over, move || count(&counted, &metrics));
-    if let Some(line) = &config.dream.schedule {
-        let night = schedule::Nightly::new(line, store.dir().path(), config_file);
-        tasks.spawn("schedule", night.run(over.clone(), tasks.stopping()));
+    let nights = [
+        ("dreams", Job::Dream, &config.dream.schedule),
+        // What trains needs ONNX Runtime.
+        ("trainings", Job::Train, if cfg!(feature = "onnx") { &config.train.schedule } else { &None }),
+    ];
+    for (name, job, line) in nights {
+        let Some(line) = line else { continue };
+        let night = Nightly::new(job, line, store.dir().path(), config_file);
+        tasks.spawn(name, night.run(over.clone(), tasks.stopping()));
     }
 }
 

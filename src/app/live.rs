@@ -41,6 +41,8 @@ const TAKE_EFFECT: &[&str] = &[
     "onnx",
     "dream",
     "adapters",
+    "serve",
+    "train",
     "dashboard",
     "shutdown",
     "log.filter",
@@ -210,7 +212,8 @@ impl Live {
             current.retired.extend(old);
             current.forget_retired();
         }
-        let jobs_of = |c: &Config| (c.trajectories.clone(), c.dream.schedule.clone(), c.retention.clone());
+        let times = |c: &Config| [c.dream.schedule.clone(), c.train.schedule.clone()];
+        let jobs_of = |c: &Config| (c.trajectories.clone(), times(c), c.retention.clone());
         let same_jobs = same_recorder && jobs_of(&config) == jobs_of(&current.config);
         if !same_jobs && !current.jobs.is_cancelled() {
             std::mem::take(&mut current.jobs).cancel();

@@ -17,6 +17,8 @@ mod run;
 mod search;
 mod show;
 mod skills;
+#[cfg(feature = "onnx")]
+mod train;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -43,6 +45,9 @@ enum Verb {
     Demo(demo::Demo),
     /// Run a night now: cluster failures, write lessons.
     Dream(dream::Dream),
+    /// Train adapters now from what was recorded; only what passes the gate is put to use.
+    #[cfg(feature = "onnx")]
+    Train(train::Train),
     /// Find trajectories by words and by meaning.
     Search(search::Search),
     /// Show one trajectory or exchange.
@@ -112,6 +117,8 @@ pub fn main() -> ExitCode {
         Verb::Run(verb) => verb.run(),
         Verb::Demo(verb) => verb.run(),
         Verb::Dream(verb) => verb.run(),
+        #[cfg(feature = "onnx")]
+        Verb::Train(verb) => verb.run(),
         Verb::Search(verb) => verb.run(),
         Verb::Show(verb) => verb.run(),
         Verb::Export(verb) => verb.run(),

@@ -118,6 +118,7 @@ impl Config {
             wrong("trajectories.every", "must be longer than nothing".into());
         }
         self.limits.check(&mut wrong);
+        self.serve.check(&mut wrong);
         if self.capture.memory < self.capture.max_body {
             wrong(
                 "capture.memory",
@@ -149,6 +150,7 @@ impl Config {
             wrong("dream.schedule", reason);
         }
         self.adapters.check(&mut wrong);
+        self.train.check(&mut wrong);
         if let Err(e) = self.log.filter.parse::<tracing_subscriber::EnvFilter>() {
             wrong("log.filter", e.to_string());
         }

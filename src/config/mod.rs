@@ -14,7 +14,9 @@ mod proxy;
 mod retention;
 mod search;
 mod secret;
+mod serve;
 mod shutdown;
+mod train;
 mod units;
 mod upstream;
 
@@ -33,7 +35,9 @@ pub use proxy::{Dashboard, Log, LogFormat, Trajectories};
 pub use retention::Retention;
 pub use search::{Embedder, Fetch, Onnx, Search};
 pub use secret::Secret;
+pub use serve::{Quantize, Serve};
 pub use shutdown::Shutdown;
+pub use train::{Train, TrainExamples, TrainGate, TrainLora, parse_scope};
 pub use units::Span;
 pub use upstream::{ForwardProxy, Http2, Route, Upstream, UpstreamProxy, check_proxy};
 
@@ -62,6 +66,8 @@ pub struct Config {
     pub onnx: Onnx,
     pub dream: Dream,
     pub adapters: Adapters,
+    pub serve: Serve,
+    pub train: Train,
     pub dashboard: Dashboard,
     pub shutdown: Shutdown,
     pub log: Log,
@@ -85,6 +91,8 @@ impl Default for Config {
             onnx: Onnx::default(),
             dream: Dream::default(),
             adapters: Adapters::default(),
+            serve: Serve::default(),
+            train: Train::default(),
             dashboard: Dashboard::default(),
             shutdown: Shutdown::default(),
             log: Log::default(),

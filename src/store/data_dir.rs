@@ -83,6 +83,12 @@ impl DataDir {
         self.0.join("adapters")
     }
 
+    /// Trainings under way, and reports of those that were.
+    #[must_use]
+    pub fn training(&self) -> PathBuf {
+        self.0.join("training")
+    }
+
     /// The key of credential fingerprints.
     #[must_use]
     pub fn fingerprint_key(&self) -> PathBuf {

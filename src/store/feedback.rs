@@ -2,7 +2,17 @@ use rusqlite::{OptionalExtension, params};
 
 use super::columns::{Col, Named};
 use super::{Store, StoreError};
-use crate::model::{ExchangeId, Feedback, Label, TrajectoryId};
+use crate::model::{ExchangeId, Feedback, Label, Micros, Scope, TrajectoryId};
+
+/// What somebody said an answer should have been.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Correction {
+    pub trajectory: TrajectoryId,
+    /// Of which answer; none: it was given for the trajectory.
+    pub exchange: Option<ExchangeId>,
+    pub text: String,
+    pub given: Micros,
+}
 
 impl Store {
     /// Keeps feedback; the trajectory's outcome becomes due again.
@@ -46,6 +56,25 @@ impl Store {
                         comment: r.get(3)?,
                         source: r.get(4)?,
                         given: r.get::<_, Col<_>>(5)?.0,
+                    })
+                })?
+                .collect()
+        })
+    }
+
+    /// All corrections of a scope's answers (any user), oldest first.
+    pub fn corrections(&self, scope: &Scope) -> Result<Vec<Correction>, StoreError> {
+        const SQL: &str = "SELECT f.trajectory_id, f.exchange_id, f.correction, f.given \
+             FROM feedback f JOIN trajectory t ON t.id = f.trajectory_id \
+             WHERE t.tenant = ?1 AND t.app = ?2 AND f.correction IS NOT NULL ORDER BY f.given, f.id";
+        self.read("read corrections", |db| {
+            db.prepare_cached(SQL)?
+                .query_map([&scope.tenant, &scope.app], |r| {
+                    Ok(Correction {
+                        trajectory: r.get::<_, Col<_>>(0)?.0,
+                        exchange: r.get::<_, Option<Col<_>>>(1)?.map(|c| c.0),
+                        text: r.get(2)?,
+                        given: r.get::<_, Col<_>>(3)?.0,
                     })
                 })?
                 .collect()

@@ -40,6 +40,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 pub use counts::Counts;
 pub use data_dir::{DataDir, file_name};
 pub use error::StoreError;
+pub use feedback::Correction;
 pub use index_state::{EmbeddingFilter, Indexed, Unindexed};
 pub use nights::Begun;
 pub use outcomes::Assessment;

@@ -27,6 +27,8 @@ mod proxies;
 mod reload;
 mod restart;
 mod routes;
+#[cfg(feature = "onnx")]
+mod serve;
 #[cfg(target_os = "linux")]
 mod service_manager;
 mod smuggling;

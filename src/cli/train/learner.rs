@@ -1,0 +1,151 @@
+//! A model on this machine that trains and is examined.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use ort::value::DynTensor;
+
+use super::answers::greedy;
+use super::whole::Whole;
+use crate::adapters::peft;
+use crate::config::Config;
+use crate::model::Progress;
+use crate::onnx::checkpoint::Checkpoint;
+use crate::onnx::llama::block::Keep;
+use crate::onnx::llama::stack::Stack;
+use crate::onnx::llama::weights::Weights;
+use crate::onnx::lora::Lora;
+use crate::onnx::program::{self, Runtime};
+use crate::onnx::{model_path, provision, runtime};
+use crate::train::gate::{ExamError, Model};
+use crate::train::pass::{self, Learner, Order, PassError, Step, Who};
+use crate::train::tokens::Language;
+use crate::train::{Ended, Event, Example, Job, Options, evaluate, run};
+
+/// A checkpoint, its weights in memory once, and what was trained on it.
+pub(super) struct Local {
+    /// As the order names it.
+    name: String,
+    checkpoint: Checkpoint,
+    runtime: Runtime,
+    stack: Stack,
+    pass_tokens: usize,
+    trained: Option<Arc<Lora>>,
+}
+
+impl Local {
+    /// Opens what an order asks for.
+    pub fn open(config: &Config, order: &Order, progress: &dyn Progress) -> anyhow::Result<Self> {
+        let path = model_path(&config.onnx, &order.model, progress)?;
+        let library = provision::library(&config.onnx, progress)?;
+        let runtime = Runtime::new(runtime::environment(&library.path, order.settings.threads)?);
+        let checkpoint = Checkpoint::open(&path)?;
+        let architecture = checkpoint.architecture.clone();
+        let options = pass::options(&order.settings.lora);
+        let weights = Weights::floats(&runtime, architecture, |part, count| {
+            let mut values = vec![0.0; count];
+            checkpoint.read(part, &mut values)?;
+            anyhow::Ok(values)
+        })?;
+        let stack = Stack::new(&runtime, weights, Some(options.shape()), Keep::Products)
+            .context("the model's graphs")?;
+        let pass_tokens = options.pass_tokens;
+        Ok(Self { name: order.model.clone(), checkpoint, runtime, stack, pass_tokens, trained: None })
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> PassError {
+    PassError::Model(error.to_string())
+}
+
+impl Learner for Local {
+    fn language(&self) -> &dyn Language {
+        &self.checkpoint
+    }
+
+    fn base_hash(&self) -> Result<String, PassError> {
+        self.checkpoint.hash().map_err(failed)
+    }
+
+    fn train(
+        &mut self,
+        examples: &[Example],
+        options: &Options,
+        told: &mut dyn FnMut(&Step) -> ControlFlow<()>,
+    ) -> Result<(), PassError> {
+        let job = Job { examples, held_out: &[], options, state: None };
+        let mut observe = |event: &Event| match *event {
+            Event::Step { step, steps, loss, tokens_per_second, seconds_left, .. } => {
+                told(&Step { step, steps, loss, tokens_per_second, seconds_left })
+            }
+            Event::Resumed { .. } | Event::Evaluated { .. } => ControlFlow::Continue(()),
+        };
+        let trained = run(&mut self.stack, &self.runtime, &job, &mut observe).map_err(failed)?;
+        match trained.report.ended {
+            Ended::Finished | Ended::EarlyStopped => {}
+            Ended::Cancelled => return Err(PassError::Cancelled),
+            Ended::Diverged(why) => return Err(failed(format!("the training diverged: {why}"))),
+        }
+        self.trained = Some(Arc::new(trained.lora));
+        Ok(())
+    }
+
+    fn model(&mut self, who: Who) -> Result<Box<dyn Model + '_>, PassError> {
+        let adapter = match who {
+            Who::Base => None,
+            Who::Candidate => Some(
+                self.trained.clone().ok_or_else(|| failed("nothing was trained, so that it can be asked"))?,
+            ),
+        };
+        Ok(Box::new(Asked { of: self, adapter }))
+    }
+
+    fn save(&self, to: &Path) -> Result<(), PassError> {
+        let lora =
+            self.trained.as_ref().ok_or_else(|| failed("nothing was trained, so that it can be kept"))?;
+        peft::write(to, lora, &self.checkpoint.architecture, &self.name).map_err(failed)
+    }
+}
+
+/// The model, with the adapter or without.
+struct Asked<'a> {
+    of: &'a mut Local,
+    adapter: Option<Arc<Lora>>,
+}
+
+impl Asked<'_> {
+    /// A vector for each layer.
+    fn tensors(&self) -> Result<Option<Vec<DynTensor>>, ExamError> {
+        let Some(lora) = &self.adapter else { return Ok(None) };
+        let tensors = lora.layers.iter().map(|layer| program::floats(&[layer.len()], layer.clone()));
+        tensors.collect::<Result<_, _>>().map(Some).map_err(exam_failed)
+    }
+}
+
+fn exam_failed(error: impl std::fmt::Display) -> ExamError {
+    ExamError(error.to_string())
+}
+
+impl Model for Asked<'_> {
+    fn loss(&mut self, examples: &[Example]) -> Result<f64, ExamError> {
+        let tensors = self.tensors()?;
+        let lora: Option<Vec<&DynTensor>> = tensors.as_ref().map(|layers| layers.iter().collect());
+        let found = evaluate(&mut self.of.stack, lora.as_deref(), examples, self.of.pass_tokens);
+        Ok(found.map_err(exam_failed)?.loss)
+    }
+
+    fn answers(&mut self, prompts: &[Vec<u32>], most: usize) -> Result<Vec<String>, ExamError> {
+        let tensors = self.tensors()?;
+        let Local { checkpoint, stack, .. } = &mut *self.of;
+        let mut engine = Whole::new(stack, tensors.as_deref(), prompts.len().min(SLOTS));
+        let stops = checkpoint.tokenizer.stops();
+        let answers =
+            greedy(&mut engine, self.adapter.as_ref(), prompts, stops, most).map_err(exam_failed)?;
+        answers.iter().map(|answer| checkpoint.tokenizer.decode(answer).map_err(exam_failed)).collect()
+    }
+}
+
+/// Answers under way at once.
+const SLOTS: usize = 16;

@@ -1,0 +1,124 @@
+//! `POST /v1/chat/completions`
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use http::Request;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::ask::within;
+use super::desk::{Desk, Wanted};
+use super::error::ApiError;
+use super::frame::Shape;
+use super::read;
+use crate::serve::text::Text;
+
+#[derive(Debug, Deserialize)]
+struct Chat {
+    messages: Option<Vec<serde_json::Map<String, Value>>>,
+    logprobs: Option<bool>,
+    top_logprobs: Option<usize>,
+    tools: Option<Vec<Value>>,
+    tool_choice: Option<Value>,
+    add_generation_prompt: Option<bool>,
+}
+
+pub(super) async fn complete(State(desk): State<Arc<Desk>>, request: Request<Body>) -> Result<Response, ApiError> {
+    let object = read::object(request).await?;
+    let asked = read::parameters(&object)?;
+    let chat: Chat = read::parameters(&object)?;
+    let logprobs = match (chat.logprobs.unwrap_or(false), chat.top_logprobs) {
+        (true, top) => Some(top.unwrap_or(0)),
+        (false, Some(1..)) => {
+            let message = "'top_logprobs' needs 'logprobs' to be true.";
+            return Err(ApiError::param("top_logprobs", message));
+        }
+        (false, _) => None,
+    };
+    within("top_logprobs", logprobs.unwrap_or(0) as f64, 0.0, 20.0)?;
+    let tools = tools(chat.tools, chat.tool_choice.as_ref())?;
+    let messages = read::required(chat.messages, "messages")?;
+    if messages.is_empty() {
+        return Err(ApiError::param("messages", "Invalid 'messages': at least one is needed."));
+    }
+    let messages: Vec<Value> = (0..).zip(messages).map(|(at, m)| message(at, m)).collect::<Result<_, _>>()?;
+    let generation_prompt = chat.add_generation_prompt.unwrap_or(true);
+    let prompts = Box::new(move |text: &dyn Text| {
+        let failed = |error: crate::onnx::text::TextError| {
+            ApiError::param("messages", format!("The model's chat template does not take these messages: {error}"))
+        };
+        let prompt = text.render(&messages, &tools, generation_prompt).map_err(failed)?;
+        Ok(vec![text.encode(&prompt).map_err(failed)?])
+    });
+    desk.answer(Wanted { shape: Shape::Chat, asked, prompts, logprobs, usual_limit: None, param: "messages" }).await
+}
+
+/// The tools that the template is to show; null: none.
+fn tools(tools: Option<Vec<Value>>, choice: Option<&Value>) -> Result<Value, ApiError> {
+    let tools = tools.filter(|tools| !tools.is_empty());
+    match choice {
+        None | Some(Value::Null) => {}
+        Some(choice) if choice == "auto" => {}
+        Some(choice) if choice == "none" => return Ok(Value::Null),
+        Some(_) => {
+            let message = "This 'tool_choice' is not supported: answers come as text; 'auto' and 'none' are taken.";
+            return Err(ApiError::param("tool_choice", message).code("unsupported_value"));
+        }
+    }
+    Ok(tools.map_or(Value::Null, Value::Array))
+}
+
+/// A message as templates expect it: content as one string, arguments of tool calls as objects.
+fn message(at: usize, mut message: serde_json::Map<String, Value>) -> Result<Value, ApiError> {
+    let wrong = |field: &str, what: &str| {
+        let path = format!("messages[{at}]{field}");
+        ApiError::param(&path, format!("Invalid value for '{path}': {what}.")).code("invalid_value")
+    };
+    match message.get("role") {
+        // The newer name of the same role, which templates do not know.
+        Some(Value::String(role)) if role == "developer" => {
+            message.insert("role".into(), "system".into());
+        }
+        Some(Value::String(_)) => {}
+        Some(_) => return Err(wrong(".role", "expected a string")),
+        None => return Err(wrong(".role", "it is missing")),
+    }
+    let content = match message.get("content") {
+        Some(Value::String(_)) => None,
+        None | Some(Value::Null) if message.get("tool_calls").is_some_and(Value::is_array) => Some(String::new()),
+        None | Some(Value::Null) => return Err(wrong(".content", "expected a string or a list of parts")),
+        Some(Value::Array(parts)) => {
+            let mut text = String::new();
+            for (part, value) in parts.iter().enumerate() {
+                match (value["type"].as_str(), value["text"].as_str()) {
+                    (Some("text"), Some(piece)) => text.push_str(piece),
+                    (Some("text"), None) => return Err(wrong(&format!(".content[{part}].text"), "expected a string")),
+                    (Some(kind), _) => {
+                        let what = format!("{kind} is not supported, only text is");
+                        return Err(wrong(&format!(".content[{part}].type"), &what));
+                    }
+                    (None, _) => return Err(wrong(&format!(".content[{part}].type"), "it is missing")),
+                }
+            }
+            Some(text)
+        }
+        Some(_) => return Err(wrong(".content", "expected a string or a list of parts")),
+    };
+    if let Some(content) = content {
+        message.insert("content".into(), content.into());
+    }
+    if let Some(Value::Array(calls)) = message.get_mut("tool_calls") {
+        for call in calls {
+            let arguments = call.pointer_mut("/function/arguments");
+            if let Some(arguments) = arguments
+                && let Some(Ok(object @ Value::Object(_))) = arguments.as_str().map(serde_json::from_str)
+            {
+                *arguments = object;
+            }
+        }
+    }
+    Ok(json!(message))
+}

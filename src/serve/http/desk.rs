@@ -1,0 +1,115 @@
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::response::{IntoResponse, Response};
+use tokio::sync::Semaphore;
+
+use super::ask::{Asked, fits};
+use super::error::ApiError;
+use super::frame::{Frame, Shape};
+use super::{plain, stream};
+use crate::onnx::lora::Lora;
+use crate::serve::grammar::Grammars;
+use crate::serve::names::{Meaning, Names};
+use crate::serve::sampling::Sampling;
+use crate::serve::scheduler::{Order, Scheduler};
+use crate::serve::text::Text;
+use crate::tasks;
+
+/// Reads an adapter's files; the error is told to the client.
+pub type LoadAdapter = Arc<dyn Fn(&Path) -> Result<Lora, String> + Send + Sync>;
+
+/// What handlers have at hand.
+pub(in crate::serve) struct Desk {
+    pub names: Names,
+    pub scheduler: Scheduler,
+    pub text: Arc<dyn Text>,
+    pub grammars: Grammars,
+    pub context: usize,
+    /// None: adapters cannot be loaded over HTTP.
+    pub load: Option<LoadAdapter>,
+    /// What `/v1` asks for as a bearer token.
+    pub key: Option<String>,
+    /// Only this machine reaches the server.
+    pub local: bool,
+    /// Prompts are rendered and schemas compiled on so many threads at once.
+    pub preparing: Semaphore,
+}
+
+/// A request as far as it was read without the tokenizer.
+pub(super) struct Wanted {
+    pub shape: Shape,
+    pub asked: Asked,
+    pub prompts: Prompts,
+    pub logprobs: Option<usize>,
+    /// Tokens of an answer where none were asked for; none: what is left of the context.
+    pub usual_limit: Option<usize>,
+    /// The parameter that prompts come from.
+    pub param: &'static str,
+}
+
+/// Makes prompts of tokens; slow.
+pub(super) type Prompts = Box<dyn FnOnce(&dyn Text) -> Result<Vec<Vec<u32>>, ApiError> + Send>;
+
+impl Desk {
+    /// Answers a request that wants text.
+    pub(super) async fn answer(self: Arc<Self>, wanted: Wanted) -> Result<Response, ApiError> {
+        let name = wanted.asked.model.clone().ok_or_else(|| {
+            ApiError::param("model", "you must provide a model parameter").code("missing_required_parameter")
+        })?;
+        let adapter = match self.names.meaning(&name) {
+            Some(Meaning::Base) => None,
+            Some(Meaning::Adapter(adapter)) => Some(adapter.lora.clone()),
+            None => return Err(ApiError::no_such_model(&name)),
+        };
+        let (shape, logprobs) = (wanted.shape, wanted.logprobs);
+        let (streams, with_usage) = (wanted.asked.streams(), wanted.asked.with_usage());
+        let permit = self.preparing.acquire().await.map_err(|_| ApiError::stopping())?;
+        let desk = self.clone();
+        let order = tasks::blocking(move || desk.prepare(wanted, adapter)).await;
+        drop(permit);
+        let order = order.ok_or_else(|| ApiError::ours("the request could not be prepared"))??;
+        let frame = Frame::new(shape, name, &order, logprobs.is_some(), self.text.clone());
+        let mut answer = self.scheduler.submit(order)?;
+        // Until the first token there can still be a status that says what went wrong.
+        let first = answer.next().await.ok_or_else(ApiError::stopping)?;
+        if streams {
+            Ok(stream::respond(frame, answer, first, with_usage)?)
+        } else {
+            Ok(plain::respond(&frame, answer, first).await?.into_response())
+        }
+    }
+
+    /// Renders, tokenizes, compiles: on a blocking thread.
+    fn prepare(&self, wanted: Wanted, adapter: Option<Arc<Lora>>) -> Result<Order, ApiError> {
+        let Wanted { asked, prompts, logprobs, usual_limit, param, .. } = wanted;
+        let choices = asked.choices()?;
+        let sampling: Sampling = asked.sampling(logprobs)?;
+        let stops = asked.stops()?;
+        let schema = asked.schema()?;
+        let limit = asked.limit()?;
+        let prompts = prompts(&*self.text)?;
+        for prompt in &prompts {
+            if prompt.is_empty() {
+                return Err(ApiError::param(param, format!("Invalid '{param}': it is empty.")));
+            }
+            if let Some(token) = prompt.iter().find(|token| **token as usize >= self.text.vocabulary()) {
+                return Err(ApiError::param(param, format!("Invalid '{param}': there is no token {token}.")));
+            }
+            fits(prompt.len(), limit.map(|(limit, _)| limit), self.context, param)?;
+        }
+        let grammar = schema.map(|schema| self.grammars.compile(&schema)).transpose().map_err(|reason| {
+            ApiError::param("response_format", format!("Invalid schema for 'response_format': {reason}"))
+        })?;
+        Ok(Order {
+            prompts,
+            choices,
+            limit: limit.map(|(limit, _)| limit).or(usual_limit).unwrap_or(self.context),
+            adapter,
+            sampling,
+            stops,
+            stop_tokens: asked.stop_tokens(&*self.text),
+            grammar,
+        })
+    }
+}

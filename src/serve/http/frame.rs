@@ -1,0 +1,191 @@
+//! The JSON of answers: what chat completions and completions say in different words.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use crate::model::Micros;
+use crate::serve::scheduler::{Finish, Order};
+use crate::serve::text::Text;
+use crate::serve::voice::Told;
+
+/// Which API asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    Chat,
+    Text,
+}
+
+/// What all parts of one answer share.
+pub(super) struct Frame {
+    shape: Shape,
+    id: String,
+    created: i64,
+    /// As the request names it.
+    model: String,
+    /// Whether probabilities were asked for.
+    logprobs: bool,
+    text: Arc<dyn Text>,
+    prompt_tokens: usize,
+    /// Answers a prompt.
+    choices: usize,
+    /// Answers in all.
+    pub answers: usize,
+}
+
+/// Tokens counted over an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Usage {
+    completion: usize,
+    cached: usize,
+    pub ended: usize,
+}
+
+impl Usage {
+    /// An answer ended.
+    pub(super) fn ended(&mut self, frame: &Frame, choice: usize, tokens: usize, cached: usize) {
+        self.ended += 1;
+        self.completion += tokens;
+        // A prompt counts once, however many answers it has.
+        if choice.is_multiple_of(frame.choices) {
+            self.cached += cached;
+        }
+    }
+}
+
+impl Frame {
+    pub(super) fn new(shape: Shape, model: String, order: &Order, logprobs: bool, text: Arc<dyn Text>) -> Self {
+        let prefix = match shape {
+            Shape::Chat => "chatcmpl",
+            Shape::Text => "cmpl",
+        };
+        Self {
+            shape,
+            id: format!("{prefix}-{}", Uuid::now_v7().simple()),
+            created: Micros::now().0 / 1_000_000,
+            model,
+            logprobs,
+            text,
+            prompt_tokens: order.prompts.iter().map(Vec::len).sum(),
+            choices: order.choices,
+            answers: order.answers(),
+        }
+    }
+
+    pub(super) fn usage(&self, usage: Usage) -> Value {
+        json!({
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": usage.completion,
+            "total_tokens": self.prompt_tokens + usage.completion,
+            "prompt_tokens_details": {"cached_tokens": usage.cached},
+        })
+    }
+
+    /// The whole of an answer, not streamed.
+    pub(super) fn whole(&self, choices: Vec<Value>, usage: Usage) -> Value {
+        let object = match self.shape {
+            Shape::Chat => "chat.completion",
+            Shape::Text => "text_completion",
+        };
+        let mut whole = self.head(object, choices);
+        whole.insert("usage".into(), self.usage(usage));
+        Value::Object(whole)
+    }
+
+    pub(super) fn choice(&self, index: usize, text: &str, told: &[Told], finish: Finish) -> Value {
+        let logprobs = self.logprobs(told);
+        match self.shape {
+            Shape::Chat => json!({
+                "index": index,
+                "message": {"role": "assistant", "content": text, "refusal": null},
+                "logprobs": logprobs,
+                "finish_reason": finish.name(),
+            }),
+            Shape::Text => {
+                json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish.name()})
+            }
+        }
+    }
+
+    /// One event of a stream; `choices` are of [`delta`](Self::delta).
+    pub(super) fn chunk(&self, choices: Vec<Value>) -> Map<String, Value> {
+        let object = match self.shape {
+            Shape::Chat => "chat.completion.chunk",
+            Shape::Text => "text_completion",
+        };
+        self.head(object, choices)
+    }
+
+    /// A piece of an answer, or its end. `first`: nothing of this answer came before.
+    pub(super) fn delta(&self, index: usize, text: &str, told: &[Told], finish: Option<Finish>, first: bool) -> Value {
+        let logprobs = if told.is_empty() { Value::Null } else { self.logprobs(told) };
+        let finish = finish.map(Finish::name);
+        match self.shape {
+            Shape::Chat => {
+                let mut delta = Map::new();
+                if first {
+                    delta.insert("role".into(), "assistant".into());
+                }
+                if first || !text.is_empty() {
+                    delta.insert("content".into(), text.into());
+                }
+                json!({"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish})
+            }
+            Shape::Text => json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}),
+        }
+    }
+
+    fn head(&self, object: &str, choices: Vec<Value>) -> Map<String, Value> {
+        let head = json!({
+            "id": self.id, "object": object, "created": self.created, "model": self.model, "choices": choices,
+        });
+        match head {
+            Value::Object(map) => map,
+            _ => unreachable!("an object was written"),
+        }
+    }
+
+    fn logprobs(&self, told: &[Told]) -> Value {
+        if !self.logprobs {
+            return Value::Null;
+        }
+        match self.shape {
+            Shape::Chat => {
+                let content: Vec<Value> = told.iter().map(|told| self.chat_logprob(told)).collect();
+                json!({"content": content, "refusal": null})
+            }
+            Shape::Text => {
+                let top = |told: &Told| {
+                    let mut top = Map::new();
+                    for (token, logprob) in &told.likely.top {
+                        // Tokens that are written alike: the likeliest counts.
+                        top.entry(self.token(*token)).or_insert_with(|| json!(logprob));
+                    }
+                    top.entry(self.token(told.token)).or_insert_with(|| json!(told.likely.logprob));
+                    Value::Object(top)
+                };
+                json!({
+                    "tokens": told.iter().map(|told| self.token(told.token)).collect::<Vec<_>>(),
+                    "token_logprobs": told.iter().map(|told| told.likely.logprob).collect::<Vec<_>>(),
+                    "top_logprobs": told.iter().map(top).collect::<Vec<_>>(),
+                    "text_offset": told.iter().map(|told| told.start).collect::<Vec<_>>(),
+                })
+            }
+        }
+    }
+
+    fn chat_logprob(&self, told: &Told) -> Value {
+        let one = |token: u32, logprob: f32| {
+            json!({"token": self.token(token), "logprob": logprob, "bytes": self.text.bytes(token)})
+        };
+        let top: Vec<Value> = told.likely.top.iter().map(|(token, logprob)| one(*token, *logprob)).collect();
+        let mut all = one(told.token, told.likely.logprob);
+        all["top_logprobs"] = Value::Array(top);
+        all
+    }
+
+    fn token(&self, token: u32) -> String {
+        String::from_utf8_lossy(self.text.bytes(token)).into_owned()
+    }
+}

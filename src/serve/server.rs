@@ -1,0 +1,158 @@
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::engine::Engine;
+use super::error::ServeError;
+use super::grammar::Grammars;
+use super::http::{self, Desk, Listener};
+use super::names::{Adapter, Names};
+use super::scheduler::{self, Scheduler};
+use super::text::Text;
+use crate::config;
+use crate::model::Micros;
+use crate::onnx::llama::Architecture;
+use crate::tasks::{self, Tasks};
+
+pub use super::http::LoadAdapter;
+
+/// What is served.
+pub struct Model {
+    pub engine: Box<dyn Engine>,
+    pub text: Arc<dyn Text>,
+    /// Names that the base model answers to, at least one; the first is what adapters call their parent.
+    pub names: Vec<String>,
+    /// What the base model is: its path, or the name of the one that is fetched.
+    pub root: String,
+    /// What adapters have to fit; none: not checked.
+    pub architecture: Option<Architecture>,
+    /// Reads the adapters that requests and the configuration name; none: there are none to be read.
+    pub load: Option<LoadAdapter>,
+}
+
+/// A running server. Stop it to end in order.
+#[must_use = "stop it to end in order"]
+pub struct Server {
+    address: SocketAddr,
+    names: Names,
+    scheduler: Scheduler,
+    draining: CancellationToken,
+    /// Closed when the connections are over.
+    drained: watch::Receiver<()>,
+    tasks: Tasks,
+}
+
+/// Prompts are prepared on so many threads at once: short work, but of every request.
+const PREPARING: usize = 4;
+/// After the grace, what is still there gets this long to notice that it is over.
+const LAST_PATIENCE: Duration = Duration::from_secs(5);
+
+impl Server {
+    /// Binds `config.listen`, starts the engine's thread and serves. Adapters of the configuration are read first.
+    ///
+    /// # Errors
+    /// When the address cannot be bound, an adapter cannot be read, or there is no thread.
+    pub async fn start(config: &config::Serve, model: Model) -> Result<Self, ServeError> {
+        let Model { engine, text, names, root, architecture, load } = model;
+        if names.is_empty() {
+            return Err(ServeError::Nameless);
+        }
+        let names = Names::new(names, root, architecture);
+        load_all(&config.adapters, &names, load.as_ref()).await?;
+        let wanted: SocketAddr =
+            config.listen.parse().map_err(|_| ServeError::Address(config.listen.clone()))?;
+        let listen = |source| ServeError::Listen { address: wanted, source };
+        let listener = TcpListener::bind(wanted).await.map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+
+        let tasks = Tasks::new();
+        let context = engine.context();
+        let (scheduler, worker) = scheduler::build(engine, text.clone(), config.queue);
+        tasks.thread("engine", move || worker.run()).map_err(ServeError::Thread)?;
+        let desk = Desk {
+            names: names.clone(),
+            scheduler: scheduler.clone(),
+            grammars: Grammars::new(text.clone()),
+            text,
+            context,
+            load,
+            key: config.api_key.as_ref().map(|key| key.reveal().to_owned()),
+            local: address.ip().is_loopback(),
+            preparing: Semaphore::new(PREPARING),
+        };
+        let (over, drained) = watch::channel(());
+        let draining = CancellationToken::new();
+        let server = Listener { listener, router: http::router(Arc::new(desk)), tasks: tasks.clone() };
+        let until = draining.clone();
+        tasks.spawn("serve", async move {
+            server.run(until).await;
+            drop(over);
+        });
+        Ok(Self { address, names, scheduler, draining, drained, tasks })
+    }
+
+    /// Without `/v1`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What is served under which name; adapters are swapped here.
+    #[must_use]
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// Ends in order:
+    /// 1. no more connections are accepted, no more requests taken;
+    /// 2. those under way finish, within `grace`;
+    /// 3. the others are told that the server stops, and the threads end.
+    pub async fn stop(mut self, grace: Duration) {
+        self.draining.cancel();
+        self.scheduler.drain();
+        drop(tokio::time::timeout(grace, self.drained.changed()).await);
+        self.scheduler.abandon();
+        drop(tokio::time::timeout(LAST_PATIENCE, self.drained.changed()).await);
+        let laggards = self.tasks.stop(LAST_PATIENCE).await;
+        if !laggards.is_empty() {
+            tracing::warn!(?laggards, "did not end in time");
+        }
+    }
+}
+
+/// Reads the adapters that the configuration names. One that has several names is read once.
+async fn load_all(
+    adapters: &BTreeMap<String, PathBuf>,
+    names: &Names,
+    load: Option<&LoadAdapter>,
+) -> Result<(), ServeError> {
+    let mut read: BTreeMap<PathBuf, Arc<Adapter>> = BTreeMap::new();
+    for (name, path) in adapters {
+        let failed = |reason: String| ServeError::Adapter { name: name.clone(), path: path.clone(), reason };
+        let adapter = match read.get(path) {
+            Some(adapter) => adapter.clone(),
+            None => {
+                let load = load.cloned().ok_or_else(|| failed("this server reads no adapters".into()))?;
+                let from = path.clone();
+                let lora = tasks::blocking(move || load(&from)).await;
+                let lora = lora.ok_or_else(|| failed("reading it failed".into()))?.map_err(failed)?;
+                let root = path.display().to_string();
+                Arc::new(Adapter { lora: Arc::new(lora), root, since: Micros::now() })
+            }
+        };
+        names.put(name, adapter.clone()).map_err(|error| failed(error.to_string()))?;
+        read.insert(path.clone(), adapter);
+    }
+    Ok(())
+}
