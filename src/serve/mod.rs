@@ -19,6 +19,7 @@ mod error;
 mod grammar;
 mod http;
 mod names;
+pub mod onnx_engine;
 mod open;
 mod sampling;
 mod scheduler;
