@@ -11,14 +11,14 @@ use crate::model::Progress;
 use crate::onnx::checkpoint::{Checkpoint, CheckpointError};
 use crate::onnx::llama::Architecture;
 use crate::onnx::provision::DEFAULT_MODEL;
-use crate::onnx::{self, open::Opened};
+use crate::onnx::{self, Opened};
 use crate::store::DataDir;
 
 /// The model of a configuration cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error(transparent)]
-    Model(#[from] onnx::open::OpenError),
+    Model(#[from] onnx::OpenError),
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     #[error(transparent)]
@@ -35,7 +35,7 @@ pub enum OpenError {
 /// # Errors
 /// When the model, or ONNX Runtime, is not there, or cannot be used.
 pub fn open(config: &Config, progress: &dyn Progress) -> Result<Model, OpenError> {
-    let opened = onnx::open::open(&config.onnx, &config.serve.model, config.serve.threads, progress)?;
+    let opened = onnx::open(&config.onnx, &config.serve.model, config.serve.threads, progress)?;
     tracing::info!(device = opened.device, "a model is opened");
     let active = active(&Registry::open(&DataDir::new(config.data_dir())), &opened.checkpoint)?;
     Ok(Model { active, ..over(&opened, &config.serve)? })
