@@ -125,8 +125,8 @@ impl Tickets {
         let taught = if self.shuffled { shuffled(&learned, self.seed) } else { learned };
         let feedback = desk.correct(&corrected_on, &taught).await?;
 
-        let beside = Desk { app: BESIDE.into(), ..desk.clone() };
-        let best = Desk { prompt: Prompt::Worked, model: BASE.into(), ..beside.clone() };
+        let beside = desk.clone().called(BESIDE);
+        let best = beside.clone().asking(BASE).with(Prompt::Worked);
         let day1 = asked(&best, &unseen, "Day 1: the base at its best prompt").await?;
         let before = questions(&beside).await?;
 

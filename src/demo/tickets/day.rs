@@ -22,12 +22,12 @@ const PATIENCE: (u32, Duration) = (40, Duration::from_millis(250));
 pub struct Desk {
     client: Client,
     /// The name it asks for.
-    pub model: String,
-    pub prompt: Prompt,
+    model: String,
+    prompt: Prompt,
     /// What it calls itself: nothing recorded under one name is learned from under another.
-    pub app: String,
+    app: String,
     /// Requests under way at a time.
-    pub concurrency: usize,
+    concurrency: usize,
 }
 
 /// One message, answered.
@@ -102,6 +102,24 @@ impl Desk {
             app: app.to_owned(),
             concurrency: 8,
         }
+    }
+
+    /// Asking another model.
+    #[must_use]
+    pub fn asking(self, model: &str) -> Self {
+        Self { model: model.to_owned(), ..self }
+    }
+
+    /// Asking in another way.
+    #[must_use]
+    pub fn with(self, prompt: Prompt) -> Self {
+        Self { prompt, ..self }
+    }
+
+    /// Under another name.
+    #[must_use]
+    pub fn called(self, app: &str) -> Self {
+        Self { app: app.to_owned(), ..self }
     }
 
     /// Has every message answered, in the caller's task; `progress` hears of each.
