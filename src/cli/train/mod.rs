@@ -2,7 +2,6 @@ mod answers;
 mod learner;
 mod lora;
 mod pass;
-mod whole;
 
 use std::process::Command;
 
