@@ -19,7 +19,7 @@ struct Process {
 }
 
 fn tiny() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/engine/llama")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/engine/qwen3")
 }
 
 impl Process {
@@ -97,7 +97,7 @@ async fn a_model_and_its_adapters_answer_together_as_each_does_alone() {
             process.post("/v1/load_lora_adapter", &json!({"lora_name": name, "lora_path": path})).await;
         assert_eq!(loaded.status, 200, "{}", String::from_utf8_lossy(&loaded.body));
     }
-    let models = ["llama", "a", "b", "c"];
+    let models = ["qwen3", "a", "b", "c"];
     let of = |at: u32| models[at as usize % 4];
     let mut alone = Vec::new();
     for at in 0..8 {
