@@ -2,6 +2,7 @@
 //!
 //! In: a session of ONNX Runtime. Out: values on the device, given by name and got back in order.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use ort::environment::Environment;
@@ -91,6 +92,8 @@ pub struct Program {
     memory: MemoryInfo<'static>,
     inputs: Vec<String>,
     outputs: Vec<String>,
+    /// Outputs that are written where they were placed.
+    placed: HashSet<String>,
 }
 
 impl Program {
@@ -102,7 +105,7 @@ impl Program {
     ) -> Result<Self, ProgramError> {
         let binding = session.create_binding()?;
         let memory = session.allocator().memory_info().to_owned();
-        Ok(Self { session, binding, memory, inputs, outputs })
+        Ok(Self { session, binding, memory, inputs, outputs, placed: HashSet::new() })
     }
 
     /// Names of the inputs that the outputs depend on.
@@ -123,7 +126,21 @@ impl Program {
         Ok(())
     }
 
-    /// Gives inputs, runs, and returns the outputs in the order in which they were named.
+    /// Has an output written into `value` at every run until it is placed again; [`Program::run`] no longer returns it. An
+    /// input may lie in the same memory where the operation that reads it allows that.
+    ///
+    /// # Errors
+    /// When the program has no such output, or the runtime refuses the value.
+    pub fn place(&mut self, name: &str, value: DynTensor) -> Result<(), ProgramError> {
+        if !self.outputs.iter().any(|n| n == name) {
+            return Err(ProgramError::Missing(name.to_owned()));
+        }
+        self.binding.bind_output(name, value)?;
+        self.placed.insert(name.to_owned());
+        Ok(())
+    }
+
+    /// Gives inputs, runs, and returns the outputs that were not placed, in the order in which they were named.
     ///
     /// # Errors
     /// When an input was never given, or the runtime fails.
@@ -132,12 +149,12 @@ impl Program {
             self.give(name, value)?;
         }
         // Binding anew makes the runtime put out new values; otherwise it would write over those of the last run.
-        for name in &self.outputs {
+        let returned = || self.outputs.iter().filter(|name| !self.placed.contains(*name));
+        for name in returned() {
             self.binding.bind_output_to_device(name, &self.memory)?;
         }
         let mut found = self.session.run_binding(&self.binding)?;
-        self.outputs
-            .iter()
+        returned()
             .map(|name| {
                 let value = found.remove(name).ok_or_else(|| ProgramError::Missing(name.clone()))?;
                 Ok(value.downcast()?)

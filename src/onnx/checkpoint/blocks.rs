@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rounding_errs_by_half_a_step_at_most() {
+    fn rounding_errs_by_half_a_step_and_at_the_far_end_of_four_bits_by_one() {
         let values: Vec<f32> = (0..256).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.01).collect();
         for (bits, steps) in [(4, 8.0), (8, 127.0)] {
             let blocks = Blocks::round(&values, 64, 32, bits);
@@ -79,9 +79,10 @@ mod tests {
             blocks.decode(&mut back);
             for (i, (a, b)) in values.iter().zip(&back).enumerate() {
                 let furthest = values[i / 32 * 32..][..32].iter().fold(0.0f32, |m, v| m.max(v.abs()));
-                // One side of 4 bits ends a step earlier than the other.
-                let error = if bits == 4 && (a - b).abs() * 1.9 > furthest / steps { 1.0 } else { 0.501 };
-                assert!((a - b).abs() <= furthest / steps * error, "{bits} bits: {a} became {b}");
+                // The side opposite to the furthest element has one step less of 4 bits.
+                let is_cut = bits == 4 && a.abs() > furthest * 7.5 / 8.0;
+                let most = furthest / steps * if is_cut { 1.001 } else { 0.501 };
+                assert!((a - b).abs() <= most, "{bits} bits: {a} became {b}");
             }
         }
     }

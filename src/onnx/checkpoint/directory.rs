@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use safetensors::{Dtype, SafeTensors};
@@ -45,9 +46,12 @@ fn text(dir: &Path, config: &Value) -> Result<(Tokenizer, ChatTemplate), Checkpo
     named.extend(crate::onnx::text::named_tokens(&tokenizer_config));
     let unreadable =
         |e: crate::onnx::text::TextError| CheckpointError::Unreadable { path: path.clone(), reason: e.0 };
-    let bytes = fs::read(&path).map_err(CheckpointError::io("read", &path))?;
     let stops = [config, &generation].map(|c| &c["eos_token_id"]).into_iter().flat_map(ids).collect();
-    let tokenizer = Tokenizer::from_json(&bytes, &named, stops).map_err(unreadable)?;
+    let tokenizer = match fs::read(&path) {
+        Ok(bytes) => Tokenizer::from_json(&bytes, &named, stops).map_err(unreadable)?,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Tokenizer::absent(),
+        Err(e) => return Err(CheckpointError::io("read", &path)(e)),
+    };
     let beside = fs::read_to_string(dir.join("chat_template.jinja")).ok();
     let within = match &tokenizer_config["chat_template"] {
         Value::Array(templates) => templates

@@ -114,7 +114,8 @@ struct Stored<E = Result<Encoding, String>> {
 }
 
 impl Checkpoint {
-    /// Opens a GGUF file, or a directory with `config.json`, `tokenizer.json` and `*.safetensors`.
+    /// Opens a GGUF file, or a directory with `config.json`, `*.safetensors` and, where texts are to be understood,
+    /// `tokenizer.json`.
     ///
     /// Reads no weights yet: takes the time that the tokenizer takes.
     ///

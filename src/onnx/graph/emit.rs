@@ -13,6 +13,9 @@ use crate::onnx::program::{Program, ProgramError, Runtime};
 /// Begins the names of values that the author of a graph did not name.
 pub(super) const RESERVED: char = '_';
 
+/// ONNX Runtime takes over the memory of initializers from 128 bytes on.
+const MANY: usize = 128;
+
 impl Graph {
     /// A program that computes `outputs`. It takes as inputs what they need of the graph's inputs, and of `cut`: values
     /// that are given instead of computed, under names of their own. So one graph gives a forward pass that puts
@@ -65,7 +68,9 @@ impl Graph {
             self.initializers.keys().filter(|n| names.values().any(|m| m == *n)).cloned().collect();
         for name in weights {
             let tensor = self.initializers.remove(&name).expect("its name was just read");
-            graph.add_initializer(&name, tensor, false)?;
+            // Larger ones stay where they are; others the runtime wants to look into when it works out shapes.
+            let is_large = tensor.shape().num_elements() >= MANY;
+            graph.add_initializer(&name, tensor, is_large)?;
         }
         let mut model = Model::new([Opset::new("", 21)?, Opset::new(MICROSOFT, 1)?])?;
         model.set_graph(graph)?;

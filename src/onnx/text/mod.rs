@@ -5,6 +5,8 @@
 
 mod python;
 mod template;
+#[cfg(test)]
+mod tests;
 mod tokenizer;
 mod vocabulary;
 

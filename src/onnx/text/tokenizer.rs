@@ -17,7 +17,8 @@ pub struct Tokenizer {
 }
 
 struct Inner {
-    tokenizer: tokenizers::Tokenizer,
+    /// None where the model came without: its weights can be used all the same.
+    tokenizer: Option<tokenizers::Tokenizer>,
     /// One after another, what each token stands for.
     bytes: Vec<u8>,
     /// Where each token's bytes end.
@@ -63,6 +64,12 @@ impl Tokenizer {
         let spelling = if vocabulary.is_sentence_piece() { Spelling::SentencePiece } else { Spelling::Bytes };
         let stops = vocabulary.stops.iter().copied().chain(vocabulary.eos).collect();
         Self::new(tokenizer, spelling, stops)
+    }
+
+    /// Of a model that came without one: every text is refused.
+    pub(in crate::onnx) fn absent() -> Self {
+        let (bytes, ends, special, stops) = Default::default();
+        Self { inner: Arc::new(Inner { tokenizer: None, bytes, ends, special, stops }) }
     }
 
     fn new(
@@ -114,24 +121,24 @@ impl Tokenizer {
         }
         stops.sort_unstable();
         stops.dedup();
-        Ok(Self { inner: Arc::new(Inner { tokenizer, bytes, ends, special, stops }) })
+        Ok(Self { inner: Arc::new(Inner { tokenizer: Some(tokenizer), bytes, ends, special, stops }) })
     }
 
     /// Tokens of a text in which special tokens are recognised (a rendered prompt), none added.
     ///
     /// # Errors
-    /// When the text has something that the vocabulary cannot express.
+    /// When the text has something that the vocabulary cannot express, or the model came without a tokenizer.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
-        let encoding = self.inner.tokenizer.encode_fast(text, false).map_err(|e| TextError(e.to_string()))?;
+        let encoding = self.there()?.encode_fast(text, false).map_err(|e| TextError(e.to_string()))?;
         Ok(encoding.get_ids().to_vec())
     }
 
     /// The text of tokens; special tokens are left out.
     ///
     /// # Errors
-    /// When the tokenizer's decoder fails, which those of the supported families do not.
+    /// When the model came without a tokenizer; the decoders of the supported families do not fail.
     pub fn decode(&self, tokens: &[u32]) -> Result<String, TextError> {
-        self.inner.tokenizer.decode(tokens, true).map_err(|e| TextError(e.to_string()))
+        self.there()?.decode(tokens, true).map_err(|e| TextError(e.to_string()))
     }
 
     /// The exact bytes that one token stands for (empty for special tokens and numbers that are none), for streaming and
@@ -158,13 +165,20 @@ impl Tokenizer {
     /// A token's name in the vocabulary, as `<|im_end|>`.
     #[must_use]
     pub fn name(&self, token: u32) -> Option<String> {
-        self.inner.tokenizer.id_to_token(token)
+        self.there().ok()?.id_to_token(token)
     }
 
     /// The token of a name.
     #[must_use]
     pub fn token(&self, name: &str) -> Option<u32> {
-        self.inner.tokenizer.token_to_id(name)
+        self.there().ok()?.token_to_id(name)
+    }
+
+    fn there(&self) -> Result<&tokenizers::Tokenizer, TextError> {
+        let tokenizer = self.inner.tokenizer.as_ref();
+        tokenizer.ok_or_else(|| {
+            TextError("the model came without tokenizer.json: put it beside config.json".into())
+        })
     }
 
     /// Tokens that the tokenizer knows; a model's embedding may have more rows.

@@ -1,0 +1,267 @@
+//! The engine of [`Engine`] over ONNX Runtime: one program for the whole forward pass, a cache of keys and values, adapters
+//! side by side.
+//!
+//! In: a checkpoint, sequences of tokens in slots, adapters. Out: logits.
+//!
+//! Always true: a slot's length counts what its cache holds; a call that fails leaves all lengths as they were; a row's
+//! logits depend on its own sequence and adapter alone, up to the order in which sums are taken.
+
+mod cache;
+mod forward;
+mod lanes;
+mod lent;
+mod linear;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use ort::value::Tensor;
+
+use super::engine::{Engine, EngineError, Row};
+use crate::onnx::checkpoint::{Checkpoint, CheckpointError, Prepared};
+use crate::onnx::lora::Lora;
+use crate::onnx::program::{self, Program, ProgramError, Runtime};
+use cache::Cache;
+use lanes::Lanes;
+use linear::Source;
+use table::Table;
+
+/// How matrices are held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// 8 bits, in blocks of 32; what the checkpoint has in blocks of 8 bits or fewer stays as it is.
+    Q8,
+    /// As [`Precision::Q8`] with 4 bits; the embedding and the output have 8.
+    Q4,
+    /// Blocks of few bits where the checkpoint has them, floats elsewhere.
+    AsStored,
+}
+
+/// What an engine is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Sequences under way at once, at least 1.
+    pub slots: usize,
+    /// Tokens that a sequence holds at most; no more than the model's context.
+    pub context: usize,
+    pub precision: Precision,
+}
+
+/// A model cannot be decoded with.
+#[derive(Debug, thiserror::Error)]
+pub enum OnnxEngineError {
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+
+    #[error("the adapter was made for another model: its matrices have other sizes")]
+    AnotherModel,
+
+    #[error("the adapter holds numbers that are not finite")]
+    NotFinite,
+
+    #[error("{held} tokens are held and {more} more were given, but a sequence has room for {context}")]
+    Full { held: usize, more: usize, context: usize },
+
+    #[error("there are {slots} slots, numbered from 0; slot {slot} is not one of them, or is given twice")]
+    Slot { slot: usize, slots: usize },
+
+    #[error("token {token} is not in the vocabulary of {vocabulary}")]
+    Token { token: u32, vocabulary: usize },
+
+    #[error("no tokens were given")]
+    Nothing,
+}
+
+impl From<OnnxEngineError> for EngineError {
+    fn from(error: OnnxEngineError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Tokens of a prompt that are run at once: the scores of attention, `[heads, tokens, context]`, stay small.
+const CHUNK: usize = 256;
+
+/// A model that decodes on ONNX Runtime.
+pub struct OnnxEngine {
+    // The program goes first: it has tensors over the memory of what follows.
+    program: Program,
+    cache: Cache,
+    lanes: Lanes,
+    table: Table,
+    vocabulary: usize,
+    hidden: usize,
+    _floats: Option<Prepared>,
+}
+
+impl OnnxEngine {
+    /// Builds the program and hands it the weights; takes seconds for a billion parameters. With [`Precision::F32`] and
+    /// `weights_dir`, weights are read from a file there that is memory to all processes that do so (and made where it is
+    /// missing, 4 bytes a parameter).
+    ///
+    /// Threads are those of the runtime's environment.
+    ///
+    /// # Errors
+    /// When the checkpoint cannot be read or the runtime refuses the graph.
+    ///
+    /// # Panics
+    /// Without slots, or for a context of 0 or beyond the model's.
+    pub fn new(
+        runtime: &Runtime,
+        checkpoint: &Checkpoint,
+        weights_dir: Option<&Path>,
+        options: Options,
+    ) -> Result<Self, OnnxEngineError> {
+        let model = &checkpoint.architecture;
+        assert!(options.slots > 0, "an engine has slots");
+        assert!((1..=model.context).contains(&options.context), "1 to {} tokens", model.context);
+        let is_mapped = options.precision == Precision::F32;
+        let floats = weights_dir.filter(|_| is_mapped).map(|dir| checkpoint.prepared(dir)).transpose()?;
+        let source = Source { checkpoint, floats: floats.as_ref(), precision: options.precision };
+        Ok(Self {
+            program: forward::program(runtime, &source, options.context)?,
+            cache: Cache::new(model, options.slots, options.context),
+            lanes: Lanes::new(model.clone()),
+            table: Table::read(&source)?,
+            vocabulary: model.vocabulary,
+            hidden: model.hidden,
+            _floats: floats,
+        })
+    }
+
+    /// Appends `more` tokens to each of the slots, in the order of `tokens`, and returns the logits after the last token of
+    /// each, `[slots, vocabulary]`. Several tokens only for one slot.
+    fn run(
+        &mut self,
+        slots: &[usize],
+        tokens: &[u32],
+        adapters: &[Option<&Arc<Lora>>],
+    ) -> Result<Vec<f32>, OnnxEngineError> {
+        let more = tokens.len() / slots.len();
+        let places = self.cache.give(&mut self.program, slots, more)?;
+        let count = slots.len();
+        let mut order = vec![0; count];
+        for (index, &place) in places.iter().enumerate() {
+            order[place] = index;
+        }
+        let mut x = Vec::with_capacity(tokens.len() * self.hidden);
+        for &index in &order {
+            for &token in &tokens[index * more..(index + 1) * more] {
+                self.table.append(token as usize, &mut x);
+            }
+        }
+        let adapters: Vec<_> = order.iter().map(|&index| adapters[index]).collect();
+        self.lanes.give(&mut self.program, &adapters)?;
+        let small = |n: usize| i32::try_from(n).expect("contexts are small");
+        let last: Vec<i32> =
+            order.iter().map(|&index| small(self.cache.length(slots[index]) + more - 1)).collect();
+        let longest = last.iter().max().expect("there are rows") + 1;
+        let picked = places.iter().map(|&p| i64::try_from((p + 1) * more - 1).expect("rows are few"));
+        let x = program::floats(&[count, more, self.hidden], x)?;
+        let last = Tensor::from_array(([count], last)).map_err(ProgramError::from)?.upcast();
+        let longest = Tensor::from_array(([1], vec![longest])).map_err(ProgramError::from)?.upcast();
+        let picked = program::integers(&[count], picked.collect())?;
+        let outputs = self.program.run(&[
+            (forward::STREAM, &x),
+            (forward::LAST, &last),
+            (forward::TOTAL, &longest),
+            (forward::PICKED, &picked),
+        ])?;
+        let logits = program::read(&outputs[0])?.to_vec();
+        for &slot in slots {
+            self.cache.extend(slot, more);
+        }
+        Ok(logits)
+    }
+
+    fn check(&self, slot: usize, tokens: &[u32]) -> Result<(), OnnxEngineError> {
+        let slots = self.cache.slots();
+        if slot >= slots {
+            return Err(OnnxEngineError::Slot { slot, slots });
+        }
+        if let Some(&token) = tokens.iter().find(|&&token| token as usize >= self.vocabulary) {
+            return Err(OnnxEngineError::Token { token, vocabulary: self.vocabulary });
+        }
+        let (held, more, context) = (self.cache.length(slot), tokens.len(), self.cache.context());
+        if held + more > context {
+            return Err(OnnxEngineError::Full { held, more, context });
+        }
+        if more == 0 { Err(OnnxEngineError::Nothing) } else { Ok(()) }
+    }
+
+    fn append(
+        &mut self,
+        slot: usize,
+        tokens: &[u32],
+        adapter: Option<&Arc<Lora>>,
+    ) -> Result<Vec<f32>, OnnxEngineError> {
+        self.check(slot, tokens)?;
+        let before = self.cache.length(slot);
+        let mut logits = Vec::new();
+        for chunk in tokens.chunks(CHUNK) {
+            match self.run(&[slot], chunk, &[adapter]) {
+                Ok(found) => logits = found,
+                Err(error) => {
+                    self.cache.truncate(slot, before);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(logits)
+    }
+
+    fn advance(&mut self, rows: &[Row]) -> Result<Vec<f32>, OnnxEngineError> {
+        let slots: Vec<usize> = rows.iter().map(|row| row.slot).collect();
+        for (index, row) in rows.iter().enumerate() {
+            self.check(row.slot, &[row.token])?;
+            if slots[..index].contains(&row.slot) {
+                return Err(OnnxEngineError::Slot { slot: row.slot, slots: self.cache.slots() });
+            }
+        }
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let tokens: Vec<u32> = rows.iter().map(|row| row.token).collect();
+        let adapters: Vec<_> = rows.iter().map(|row| row.adapter.as_ref()).collect();
+        self.run(&slots, &tokens, &adapters)
+    }
+}
+
+impl Engine for OnnxEngine {
+    fn slots(&self) -> usize {
+        self.cache.slots()
+    }
+
+    fn context(&self) -> usize {
+        self.cache.context()
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.vocabulary
+    }
+
+    fn prefill(
+        &mut self,
+        slot: usize,
+        tokens: &[u32],
+        adapter: Option<&Arc<Lora>>,
+    ) -> Result<Vec<f32>, EngineError> {
+        Ok(self.append(slot, tokens, adapter)?)
+    }
+
+    fn step(&mut self, rows: &[Row]) -> Result<Vec<f32>, EngineError> {
+        Ok(self.advance(rows)?)
+    }
+
+    fn truncate(&mut self, slot: usize, length: usize) {
+        self.cache.truncate(slot, length);
+    }
+}
