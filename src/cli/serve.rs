@@ -73,10 +73,10 @@ impl Serve {
         (&mut stop).await;
         let grace = config.shutdown.grace;
         eprintln!("remora: stopping, requests under way may finish within {grace}");
+        let again = stop_signal()?;
         tokio::select! {
             () = server.stop(grace.0) => {}
-            again = async { Ok::<_, std::io::Error>(stop_signal()?.await) } => {
-                again?;
+            () = again => {
                 eprintln!("remora: asked a second time, not waiting any longer");
             }
         }

@@ -24,7 +24,7 @@ pub enum OpenError {
     #[error(transparent)]
     Engine(#[from] OnnxEngineError),
     #[error(transparent)]
-    Registry(#[from] AdapterError),
+    Registry(#[from] Box<AdapterError>),
 }
 
 /// Opens the model that `serve.model` names, fetching the default one where it is missing and may be fetched; its
@@ -82,7 +82,7 @@ fn active(
     checkpoint: &Checkpoint,
 ) -> Result<BTreeMap<String, Option<PathBuf>>, OpenError> {
     let mut active = BTreeMap::new();
-    for alias in registry.aliases()? {
+    for alias in registry.aliases().map_err(Box::new)? {
         let Some(last) = alias.moves.iter().rev().find_map(|step| step.to) else { continue };
         match registry.get(last) {
             // Hashing takes a while for large models: only where something was learned.

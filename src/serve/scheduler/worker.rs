@@ -196,7 +196,10 @@ impl Worker {
             sequence.outlet.fail(Failure::Engine(error.to_string()));
         }
         let engine = &mut self.engine;
-        drop(guarded(|| Ok(engine.truncate(at, 0))));
+        drop(guarded(|| {
+            engine.truncate(at, 0);
+            Ok(())
+        }));
     }
 }
 
