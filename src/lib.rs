@@ -16,11 +16,12 @@ pub mod config;
 pub mod model;
 pub mod tasks;
 
-// rank 1: formats, files, the runtime, telemetry
+// rank 1: formats, files, the runtime, telemetry, the client side of HTTP
 #[cfg(feature = "onnx")]
 pub mod onnx;
 pub mod store;
 pub mod telemetry;
+pub mod upstream;
 pub mod wire;
 
 // rank 2: one stage each
@@ -28,7 +29,6 @@ pub mod adapters;
 pub mod capture;
 pub mod skills;
 pub mod trajectory;
-pub mod upstream;
 
 // rank 3: what stages build on
 pub mod dashboard;
@@ -37,12 +37,12 @@ pub mod proxy;
 pub mod search;
 #[cfg(feature = "onnx")]
 pub mod serve;
-#[cfg(feature = "onnx")]
-pub mod train;
 
 // rank 4: the night, and what starts it
 pub mod dream;
 pub mod schedule;
+#[cfg(feature = "onnx")]
+pub mod train;
 
 // rank 5: wiring
 pub mod app;

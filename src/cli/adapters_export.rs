@@ -3,9 +3,11 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::adapters::open;
+use super::progress::Bars;
 use super::{Common, Outcome, output};
 use crate::adapters::{gguf, ort_file, peft};
 use crate::onnx::checkpoint::Checkpoint;
+use crate::onnx::provision::model_path;
 
 /// Write an adapter as a file for another program.
 #[derive(Args, Debug)]
@@ -18,9 +20,9 @@ pub(super) struct Export {
     /// gguf: for llama.cpp; onnx: .onnx_adapter, for ONNX Runtime; peft: a PEFT directory in f32.
     #[arg(long)]
     format: Format,
-    /// The base model: a GGUF file or a directory of safetensors.
-    #[arg(long, value_name = "PATH")]
-    model: PathBuf,
+    /// The base model: default, a GGUF file or a directory of safetensors.
+    #[arg(long, value_name = "default|PATH")]
+    model: String,
     /// Must not be there yet.
     #[arg(long, value_name = "PATH")]
     out: PathBuf,
@@ -35,11 +37,12 @@ enum Format {
 
 impl Export {
     pub fn run(self) -> Outcome {
-        let (_, registry) = open(&self.common)?;
+        let (config, registry) = open(&self.common)?;
         let given = PathBuf::from(&self.adapter);
         let directory =
             if given.is_dir() { given } else { registry.directory(registry.find(&self.adapter)?) };
-        let model = Checkpoint::open(&self.model)?.architecture;
+        let model = model_path(&config.onnx, &self.model, &Bars::default())?;
+        let model = Checkpoint::open(&model)?.architecture;
         let lora = peft::read(&directory, &model)?;
         match self.format {
             Format::Gguf => gguf::write(&self.out, &lora, &model, &self.adapter)?,

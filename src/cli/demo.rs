@@ -1,3 +1,6 @@
+#[cfg(feature = "onnx")]
+mod tickets;
+
 use std::io::IsTerminal;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -20,15 +23,28 @@ use crate::schedule;
 use crate::store::{DataDir, Store};
 use crate::tasks::Tasks;
 
-/// Play the whole loop on a scripted support desk: no account, no model needed.
+/// Play the whole loop: on a scripted support desk, or with --model on a real one.
 ///
 /// A scripted model answers a small agent through the real proxy; a night runs; what it found and wrote is printed, and
-/// the dashboard stays up until Ctrl-C.
+/// the dashboard stays up until Ctrl-C. With --model a language model served here sorts support messages, its answers are
+/// corrected, a night trains an adapter, and what the app gets before and after is counted.
 #[derive(Args, Debug)]
 pub(super) struct Demo {
     #[command(flatten)]
     common: Common,
-    /// End after the night.
+    /// Train a real model: `default` (small, fetched), a GGUF file or a directory.
+    #[cfg(feature = "onnx")]
+    #[arg(long, value_name = "default|PATH")]
+    model: Option<String>,
+    /// With --model: decides which messages are written.
+    #[cfg(feature = "onnx")]
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "model")]
+    seed: u64,
+    /// With --model: deal the corrections out at random. The gate has to refuse what is learned from them.
+    #[cfg(feature = "onnx")]
+    #[arg(long, hide = true, requires = "model")]
+    shuffled: bool,
+    /// End when all is said.
     #[arg(long)]
     exit: bool,
     /// End the report with one line of JSON.
@@ -74,6 +90,18 @@ impl Demo {
             config.admin = "127.0.0.1:0".into();
         }
         config.dream.schedule = None;
+        #[cfg(feature = "onnx")]
+        if let Some(model) = &self.model {
+            let tickets = tickets::Tickets {
+                model: model.clone(),
+                seed: self.seed,
+                shuffled: self.shuffled,
+                json: self.json,
+                exit: self.exit,
+                kept: temporary.is_none(),
+            };
+            return tickets.run(config);
+        }
         runtime()?.block_on(self.play(config))
     }
 

@@ -15,6 +15,8 @@ mod progress;
 mod provision;
 mod run;
 mod search;
+#[cfg(feature = "onnx")]
+mod serve;
 mod show;
 mod skills;
 #[cfg(feature = "onnx")]
@@ -41,10 +43,13 @@ struct Cli {
 enum Verb {
     /// Proxy, record, show: the main job.
     Run(run::Run),
-    /// Play the whole loop on a scripted support desk: no account, no model needed.
+    /// Play the whole loop: on a scripted support desk, or with --model on a real one.
     Demo(demo::Demo),
     /// Run a night now: cluster failures, write lessons.
     Dream(dream::Dream),
+    /// Serve a language model that runs here, over OpenAI's API.
+    #[cfg(feature = "onnx")]
+    Serve(serve::Serve),
     /// Train adapters now from what was recorded; only what passes the gate is put to use.
     #[cfg(feature = "onnx")]
     Train(train::Train),
@@ -117,6 +122,8 @@ pub fn main() -> ExitCode {
         Verb::Run(verb) => verb.run(),
         Verb::Demo(verb) => verb.run(),
         Verb::Dream(verb) => verb.run(),
+        #[cfg(feature = "onnx")]
+        Verb::Serve(verb) => verb.run(),
         #[cfg(feature = "onnx")]
         Verb::Train(verb) => verb.run(),
         Verb::Search(verb) => verb.run(),

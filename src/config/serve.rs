@@ -34,9 +34,11 @@ pub struct Serve {
 /// How weights are kept in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Quantize {
-    /// As the engine computes.
+    /// In 32-bit floats, as the engine computes.
     #[default]
     None,
+    /// In few bits where the file has them so, in floats elsewhere.
+    Stored,
     Bits4,
     Bits8,
 }
@@ -78,7 +80,7 @@ impl Serve {
                 wrong(path, format!("{given} is not within {least} and {most}"));
             }
         }
-        if self.api_key.as_ref().is_some_and(|key| key.0.is_empty()) {
+        if self.api_key.as_ref().is_some_and(|key| key.reveal().is_empty()) {
             wrong("serve.api_key", "must not be empty; null asks for none".into());
         }
     }
@@ -88,6 +90,7 @@ impl Serialize for Quantize {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::None => s.serialize_str("none"),
+            Self::Stored => s.serialize_str("stored"),
             Self::Bits4 => s.serialize_u8(4),
             Self::Bits8 => s.serialize_u8(8),
         }
@@ -98,16 +101,17 @@ impl<'de> Deserialize<'de> for Quantize {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         match serde_json::Value::deserialize(d)? {
             value if value == "none" => Ok(Self::None),
+            value if value == "stored" => Ok(Self::Stored),
             value if value == 4 || value == "4" => Ok(Self::Bits4),
             value if value == 8 || value == "8" => Ok(Self::Bits8),
-            _ => Err(serde::de::Error::custom("expected none, 4 or 8")),
+            _ => Err(serde::de::Error::custom("expected none, stored, 4 or 8")),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::config::{Config, ConfigError, Quantize, Secret};
+    use crate::config::{Config, ConfigError, Quantize};
 
     fn load(yaml: &str) -> Result<Config, Vec<String>> {
         Config::from_yaml(yaml, "test", |_| None).map_err(|error| match error {
@@ -128,7 +132,7 @@ mod tests {
         let config =
             load("serve:\n  quantize: 4\n  api_key: hush\n  adapters: {a: /x}\n").expect("it is right");
         assert_eq!(config.serve.quantize, Quantize::Bits4);
-        assert_eq!(config.serve.api_key.as_ref().map(Secret::reveal), Some("hush"));
+        assert_eq!(config.serve.api_key.as_ref().map(crate::config::Secret::reveal), Some("hush"));
         let shown = serde_json::to_string(&config).expect("settings are plain data");
         assert!(!shown.contains("hush") && !format!("{config:?}").contains("hush"));
         assert!(shown.contains("\"quantize\":4"));

@@ -27,6 +27,8 @@ pub struct TrainExamples {
     pub least: usize,
     /// More are left out, the oldest first.
     pub most: usize,
+    /// Whether corrections are answers, to be learned word for word.
+    pub corrections: bool,
     /// Probability of success from which a trajectory is learned from, more than 0.5.
     pub confidence: f64,
     /// Share of conversations that are held out for the gate, between 0 and 1.
@@ -95,7 +97,7 @@ impl Default for Train {
 
 impl Default for TrainExamples {
     fn default() -> Self {
-        Self { least: 20, most: 2_000, confidence: 0.9, held_out: 0.25, tokens: 200_000 }
+        Self { least: 20, most: 2_000, corrections: true, confidence: 0.9, held_out: 0.25, tokens: 200_000 }
     }
 }
 

@@ -75,10 +75,10 @@ pub async fn play(
     Ok(summary)
 }
 
-type Worker<'a> = Pin<Box<dyn Future<Output = Result<(), DemoError>> + Send + 'a>>;
+pub(super) type Worker<'a> = Pin<Box<dyn Future<Output = Result<(), DemoError>> + Send + 'a>>;
 
 /// Runs futures side by side in this task; the first error ends all.
-async fn all(mut running: Vec<Worker<'_>>) -> Result<(), DemoError> {
+pub(super) async fn all(mut running: Vec<Worker<'_>>) -> Result<(), DemoError> {
     poll_fn(|context| {
         let mut result = Ok(());
         running.retain_mut(|future| match future.as_mut().poll(context) {
@@ -106,7 +106,7 @@ async fn give_feedback(client: &Client, plan: &Plan, played: &Played) -> Result<
     }
     let (tries, pause) = plan.feedback_patience;
     for _ in 0..tries {
-        match client.feedback(&feedback).await? {
+        match client.feedback(&[], &feedback).await? {
             status if status.is_success() => return Ok(Some(true)),
             StatusCode::NOT_FOUND => tokio::time::sleep(pause).await,
             _ => break,
@@ -185,7 +185,8 @@ impl<'a> Conversation<'a> {
         for _ in 0..2 {
             self.played.requests += 1;
             self.played.streamed += u32::from(request["stream"] == true);
-            match self.client.complete(self.session.as_deref(), &request).await? {
+            let session = self.session.as_deref().map(|session| ("x-remora-session", session));
+            match self.client.complete(session.as_slice(), &request).await? {
                 Outcome::Answered(answer) => return Ok(Some(answer)),
                 Outcome::Refused(status) if status.is_server_error() => self.played.server_errors += 1,
                 Outcome::Refused(_) => break,

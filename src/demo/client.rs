@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::answer::Answer;
 use super::error::DemoError;
 
-/// The app's side of the wire: plain HTTP, no knowledge of Remora but the base URL and, where asked, a session header.
+/// The app's side of the wire: plain HTTP, no knowledge of Remora but the base URL and, where asked, its headers.
 #[derive(Clone, Debug)]
 pub(super) struct Client {
     http: Http<HttpConnector, Full<Bytes>>,
@@ -31,14 +31,14 @@ impl Client {
         Self { http, base: base.trim_end_matches('/').to_owned() }
     }
 
-    /// Asks the model.
+    /// Asks the model; `headers` besides the usual ones.
     pub(super) async fn complete(
         &self,
-        session: Option<&str>,
+        headers: &[(&'static str, &str)],
         request: &Value,
     ) -> Result<Outcome, DemoError> {
         let url = format!("{}/v1/chat/completions", self.base);
-        let (status, body) = self.post(&url, session, request).await?;
+        let (status, body) = self.post(&url, headers, request).await?;
         if !status.is_success() {
             return Ok(Outcome::Refused(status));
         }
@@ -52,15 +52,19 @@ impl Client {
     }
 
     /// Tells the proxy how a conversation went; gives the status of its answer.
-    pub(super) async fn feedback(&self, feedback: &Value) -> Result<StatusCode, DemoError> {
+    pub(super) async fn feedback(
+        &self,
+        headers: &[(&'static str, &str)],
+        feedback: &Value,
+    ) -> Result<StatusCode, DemoError> {
         let url = format!("{}/remora/v1/feedback", self.base);
-        Ok(self.post(&url, None, feedback).await?.0)
+        Ok(self.post(&url, headers, feedback).await?.0)
     }
 
     async fn post(
         &self,
         url: &str,
-        session: Option<&str>,
+        with: &[(&'static str, &str)],
         body: &Value,
     ) -> Result<(StatusCode, Bytes), DemoError> {
         let uri: Uri = url.parse().map_err(|source| DemoError::Url { url: url.to_owned(), source })?;
@@ -72,8 +76,10 @@ impl Client {
         // a key that opens nothing, so that the record shows what becomes of keys
         headers.insert(header::AUTHORIZATION, header::HeaderValue::from_static("Bearer demo-key"));
         headers.insert(header::USER_AGENT, header::HeaderValue::from_static("remora-demo"));
-        if let Some(session) = session.and_then(|s| s.parse().ok()) {
-            headers.insert("x-remora-session", session);
+        for (name, value) in with {
+            if let Ok(value) = value.parse() {
+                headers.insert(*name, value);
+            }
         }
         let response = self
             .http

@@ -7,6 +7,8 @@
 //! agent (customers, tools) ──▶ proxy ──▶ upstream (policy plays the model)
 //! ```
 //!
+//! For real models there is another job, which a program can check: [`tickets`].
+//!
 //! Always true: the same seed gives the same conversations; whether one went well is read off the desk, never off the
 //! policy's intentions; nothing here knows how Remora judges.
 
@@ -20,6 +22,8 @@ mod error;
 mod plan;
 mod policy;
 pub mod report;
+#[cfg(feature = "onnx")]
+pub mod tickets;
 mod tools;
 mod topic;
 mod upstream;

@@ -48,7 +48,7 @@ impl Style {
         }
     }
 
-    fn bold(self, text: &str) -> String {
+    pub(super) fn bold(self, text: &str) -> String {
         self.paint("1", text)
     }
 
@@ -187,13 +187,13 @@ fn mark(lesson: &Lesson) -> &'static str {
     }
 }
 
-fn line(out: &mut String, text: &str) {
+pub(super) fn line(out: &mut String, text: &str) {
     writeln!(out, "{}", text.trim_end()).expect("a String takes all that is written");
 }
 
 /// Writes text in lines of at most [`WIDTH`] columns where words allow it; further lines are indented by two more.
 /// Control characters, which recorded text may hold and a terminal would obey, become spaces.
-fn wrap(out: &mut String, indent: &str, text: &str, paint: impl Fn(&str) -> String) {
+pub(super) fn wrap(out: &mut String, indent: &str, text: &str, paint: impl Fn(&str) -> String) {
     let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let mut row = String::new();
     let mut first = true;

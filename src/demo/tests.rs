@@ -123,9 +123,9 @@ async fn a_stream_adds_up_to_the_plain_answer() {
             let case = Case::new(7, index);
             let messages = json!([{"role": "user", "content": case.opening}]);
             let mut request = json!({"model": MODEL, "messages": messages});
-            let plain = client.complete(None, &request).await.unwrap();
+            let plain = client.complete(&[], &request).await.unwrap();
             request["stream"] = true.into();
-            let streamed = client.complete(None, &request).await.unwrap();
+            let streamed = client.complete(&[], &request).await.unwrap();
             let (Outcome::Answered(plain), Outcome::Answered(mut streamed)) = (plain, streamed) else {
                 panic!("an opening was refused: {}", case.opening)
             };
@@ -148,13 +148,13 @@ async fn a_wrong_request_gets_an_error_in_the_form_of_the_api() {
             (json!({"messages": hello}), 400),
             (json!({"model": "gpt-none", "messages": hello}), 404),
         ] {
-            let outcome = client.complete(None, &request).await.unwrap();
+            let outcome = client.complete(&[], &request).await.unwrap();
             assert!(
                 matches!(&outcome, Outcome::Refused(s) if s.as_u16() == status),
                 "{request}: {outcome:?}"
             );
         }
-        let outcome = client.complete(None, &json!({"model": MODEL, "messages": hello})).await.unwrap();
+        let outcome = client.complete(&[], &json!({"model": MODEL, "messages": hello})).await.unwrap();
         assert!(matches!(&outcome, Outcome::Answered(a) if a.finish == "stop"), "{outcome:?}");
     })
     .await;

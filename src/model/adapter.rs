@@ -62,7 +62,7 @@ pub struct Lineage {
 pub struct AdapterBase {
     /// Name or path.
     pub model: String,
-    /// SHA-256 of its weights, in hex.
+    /// BLAKE3 hash over its weights, in hex.
     pub hash: String,
 }
 

@@ -90,7 +90,9 @@ impl Grammar {
 fn factory(text: &dyn Text) -> Result<ParserFactory, String> {
     let size = u32::try_from(text.vocabulary()).map_err(|_| "the vocabulary is too large".to_owned())?;
     let stops: Vec<u32> = text.stops().iter().copied().filter(|token| *token < size).collect();
-    let &[first, ..] = stops.as_slice() else { return Err("the model has no token that ends an answer".into()) };
+    let &[first, ..] = stops.as_slice() else {
+        return Err("the model has no token that ends an answer".into());
+    };
     let words: Vec<Vec<u8>> = (0..size).map(|token| text.bytes(token).to_vec()).collect();
     let trie = TokTrie::from(&TokRxInfo::new(size, first), &words).with_eos_tokens(&stops);
     let env: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
@@ -144,7 +146,8 @@ mod tests {
     #[test]
     fn what_cannot_be_followed_is_refused_with_the_reason() {
         let grammars = grammars();
-        let refused = |schema: Value| grammars.compile(&schema).err().unwrap_or_else(|| panic!("{schema} was taken"));
+        let refused =
+            |schema: Value| grammars.compile(&schema).err().unwrap_or_else(|| panic!("{schema} was taken"));
         assert!(refused(json!({"type": "wish"})).contains("wish"));
         assert!(refused(json!([1])).contains("object"));
         assert!(refused(json!({"$ref": "https://example.com/x"})).contains("example.com"));

@@ -20,6 +20,7 @@ mod grammar;
 mod http;
 mod names;
 pub mod onnx_engine;
+mod open;
 mod sampling;
 mod scheduler;
 pub mod scripted;
@@ -29,5 +30,6 @@ mod voice;
 
 pub use error::ServeError;
 pub use names::{Adapter, Meaning, NameError, Names};
+pub use open::{OpenError, open, over};
 pub use server::{LoadAdapter, Model, Server};
 pub use text::{ModelText, Text};

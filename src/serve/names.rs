@@ -42,7 +42,7 @@ pub enum NameError {
 #[derive(Clone)]
 pub struct Names {
     fixed: Arc<Fixed>,
-    adapters: Arc<ArcSwap<BTreeMap<String, Arc<Adapter>>>>,
+    others: Arc<ArcSwap<BTreeMap<String, Meaning>>>,
 }
 
 struct Fixed {
@@ -59,7 +59,7 @@ impl Names {
     /// `base`: at least one.
     pub(super) fn new(base: Vec<String>, root: String, architecture: Option<Architecture>) -> Self {
         let fixed = Fixed { base, root, since: Micros::now(), architecture };
-        Self { fixed: Arc::new(fixed), adapters: Arc::default() }
+        Self { fixed: Arc::new(fixed), others: Arc::default() }
     }
 
     #[must_use]
@@ -83,13 +83,13 @@ impl Names {
         if self.fixed.base.iter().any(|base| base == name) {
             return Some(Meaning::Base);
         }
-        self.adapters.load().get(name).cloned().map(Meaning::Adapter)
+        self.others.load().get(name).cloned()
     }
 
-    /// The adapters by name. One that has several names is there as often, and is one `Arc`.
+    /// What else has a name. An adapter that has several is there as often, and is one `Arc`.
     #[must_use]
-    pub fn adapters(&self) -> Arc<BTreeMap<String, Arc<Adapter>>> {
-        self.adapters.load_full()
+    pub fn others(&self) -> Arc<BTreeMap<String, Meaning>> {
+        self.others.load_full()
     }
 
     /// Serves an adapter under a name, in place of the one that had it. Requests under way keep theirs.
@@ -97,10 +97,24 @@ impl Names {
     /// # Errors
     /// When the name is the base model's or unusable, or the adapter does not fit the model.
     pub fn put(&self, name: &str, adapter: Arc<Adapter>) -> Result<(), NameError> {
-        self.check(name, &adapter)?;
-        self.adapters.rcu(|table| {
+        self.fits(&adapter.lora)?;
+        self.point(name, Meaning::Adapter(adapter))
+    }
+
+    /// Lets a name stand for the base model, until it is given to an adapter: an alias for which nothing was learned yet,
+    /// or was taken back.
+    ///
+    /// # Errors
+    /// When the name is the base model's own or unusable.
+    pub fn put_base(&self, name: &str) -> Result<(), NameError> {
+        self.point(name, Meaning::Base)
+    }
+
+    fn point(&self, name: &str, meaning: Meaning) -> Result<(), NameError> {
+        self.is_free(name)?;
+        self.others.rcu(|table| {
             let mut table = BTreeMap::clone(table);
-            table.insert(name.to_owned(), adapter.clone());
+            table.insert(name.to_owned(), meaning.clone());
             table
         });
         Ok(())
@@ -111,10 +125,11 @@ impl Names {
     /// # Errors
     /// As [`put`](Self::put), or when the name is taken.
     pub fn add(&self, name: &str, adapter: Arc<Adapter>) -> Result<(), NameError> {
-        self.check(name, &adapter)?;
-        let before = self.adapters.rcu(|table| {
+        self.is_free(name)?;
+        self.fits(&adapter.lora)?;
+        let before = self.others.rcu(|table| {
             let mut table = BTreeMap::clone(table);
-            table.entry(name.to_owned()).or_insert_with(|| adapter.clone());
+            table.entry(name.to_owned()).or_insert_with(|| Meaning::Adapter(adapter.clone()));
             table
         });
         if before.contains_key(name) { Err(NameError::Taken(name.to_owned())) } else { Ok(()) }
@@ -122,7 +137,7 @@ impl Names {
 
     /// Takes a name away: new requests do not find it. False when nothing had it.
     pub fn remove(&self, name: &str) -> bool {
-        let before = self.adapters.rcu(|table| {
+        let before = self.others.rcu(|table| {
             let mut table = BTreeMap::clone(table);
             table.remove(name);
             table
@@ -130,15 +145,18 @@ impl Names {
         before.contains_key(name)
     }
 
-    fn check(&self, name: &str, adapter: &Adapter) -> Result<(), NameError> {
+    fn is_free(&self, name: &str) -> Result<(), NameError> {
         if self.fixed.base.iter().any(|base| base == name) {
             return Err(NameError::Base(name.to_owned()));
         }
         if name.is_empty() || name.len() > 200 || name.chars().any(char::is_control) {
             return Err(NameError::Invalid(name.chars().take(200).collect()));
         }
+        Ok(())
+    }
+
+    fn fits(&self, lora: &Lora) -> Result<(), NameError> {
         let Some(model) = &self.fixed.architecture else { return Ok(()) };
-        let lora = &adapter.lora;
         if lora.layers.len() != model.layers {
             let reason = format!("it has {} layers, the model {}", lora.layers.len(), model.layers);
             return Err(NameError::Shape(reason));
@@ -180,6 +198,8 @@ mod tests {
         names.put("a", adapter("2")).unwrap();
         assert_eq!(root_of(&names, "a").as_deref(), Some("2"));
         assert_eq!(names.put("default", adapter("3")), Err(NameError::Base("default".into())));
+        names.put_base("a").unwrap();
+        assert_eq!(root_of(&names, "a").as_deref(), Some("base"));
         assert!(names.put("", adapter("3")).is_err() && names.put("a\nb", adapter("3")).is_err());
         assert!(names.remove("a") && !names.remove("a"));
         assert_eq!(root_of(&names, "a"), None);

@@ -83,7 +83,8 @@ impl Scripted {
         let held = &self.slots[slot];
         let adapter = held.last().and_then(|(_, adapter)| adapter.clone());
         // A cache that was written under another adapter gives nonsense: here it shows.
-        let same = |other: &Option<Arc<Lora>>| other.as_ref().map(Arc::as_ptr) == adapter.as_ref().map(Arc::as_ptr);
+        let same =
+            |other: &Option<Arc<Lora>>| other.as_ref().map(Arc::as_ptr) == adapter.as_ref().map(Arc::as_ptr);
         if !held.iter().all(|(_, other)| same(other)) {
             return Err(EngineError(format!("slot {slot} was written under several adapters")));
         }
@@ -154,7 +155,8 @@ impl Engine for Scripted {
 #[must_use]
 pub fn chatter() -> Rule {
     Box::new(|tokens, adapter| {
-        let mut state = adapter.map_or(0, |lora| lora.layers.iter().flatten().map(|x| u64::from(x.to_bits())).sum());
+        let mut state =
+            adapter.map_or(0, |lora| lora.layers.iter().flatten().map(|x| u64::from(x.to_bits())).sum());
         for &token in tokens {
             state = mixed(state ^ u64::from(token));
         }
@@ -242,7 +244,12 @@ impl Text for ScriptedText {
         VOCABULARY
     }
 
-    fn render(&self, messages: &[Value], tools: &Value, generation_prompt: bool) -> Result<String, TextError> {
+    fn render(
+        &self,
+        messages: &[Value],
+        tools: &Value,
+        generation_prompt: bool,
+    ) -> Result<String, TextError> {
         let mut prompt = String::new();
         if !tools.is_null() {
             prompt = format!("<|tool|>{tools}<|end|>");

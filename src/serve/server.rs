@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +34,9 @@ pub struct Model {
     pub architecture: Option<Architecture>,
     /// Reads the adapters that requests and the configuration name; none: there are none to be read.
     pub load: Option<LoadAdapter>,
+    /// Aliases with the directories of what they stand for; none: the base model. Where the configuration names an adapter
+    /// likewise, that one is served.
+    pub active: BTreeMap<String, Option<PathBuf>>,
 }
 
 /// A running server. Stop it to end in order.
@@ -59,11 +62,12 @@ impl Server {
     /// # Errors
     /// When the address cannot be bound, an adapter cannot be read, or there is no thread.
     pub async fn start(config: &config::Serve, model: Model) -> Result<Self, ServeError> {
-        let Model { engine, text, names, root, architecture, load } = model;
+        let Model { engine, text, names, root, architecture, load, active } = model;
         if names.is_empty() {
             return Err(ServeError::Nameless);
         }
         let names = Names::new(names, root, architecture);
+        load_active(active, &names, load.as_ref()).await;
         load_all(&config.adapters, &names, load.as_ref()).await?;
         let wanted: SocketAddr =
             config.listen.parse().map_err(|_| ServeError::Address(config.listen.clone()))?;
@@ -131,6 +135,35 @@ impl Server {
     }
 }
 
+/// Reads the adapters that were active. One that cannot be read is said loudly, and the base answers in its place: apps that
+/// use the alias must not fail for it.
+async fn load_active(active: BTreeMap<String, Option<PathBuf>>, names: &Names, load: Option<&LoadAdapter>) {
+    for (alias, path) in active {
+        let done = match path {
+            None => names.put_base(&alias).map_err(|error| error.to_string()),
+            Some(path) => match read_one(&path, load).await {
+                Ok(adapter) => names.put(&alias, adapter).map_err(|error| error.to_string()),
+                Err(reason) => Err(format!("{}: {reason}", path.display())),
+            },
+        };
+        if let Err(reason) = done {
+            tracing::error!(
+                alias,
+                reason,
+                "the active adapter cannot be served; the base model answers instead"
+            );
+            drop(names.put_base(&alias));
+        }
+    }
+}
+
+async fn read_one(path: &Path, load: Option<&LoadAdapter>) -> Result<Arc<Adapter>, String> {
+    let load = load.cloned().ok_or("this server reads no adapters")?;
+    let from = path.to_owned();
+    let lora = tasks::blocking(move || load(&from)).await.ok_or("reading it failed")??;
+    Ok(Arc::new(Adapter { lora: Arc::new(lora), root: path.display().to_string(), since: Micros::now() }))
+}
+
 /// Reads the adapters that the configuration names. One that has several names is read once.
 async fn load_all(
     adapters: &BTreeMap<String, PathBuf>,
@@ -142,14 +175,7 @@ async fn load_all(
         let failed = |reason: String| ServeError::Adapter { name: name.clone(), path: path.clone(), reason };
         let adapter = match read.get(path) {
             Some(adapter) => adapter.clone(),
-            None => {
-                let load = load.cloned().ok_or_else(|| failed("this server reads no adapters".into()))?;
-                let from = path.clone();
-                let lora = tasks::blocking(move || load(&from)).await;
-                let lora = lora.ok_or_else(|| failed("reading it failed".into()))?.map_err(failed)?;
-                let root = path.display().to_string();
-                Arc::new(Adapter { lora: Arc::new(lora), root, since: Micros::now() })
-            }
+            None => read_one(path, load).await.map_err(failed)?,
         };
         names.put(name, adapter.clone()).map_err(|error| failed(error.to_string()))?;
         read.insert(path.clone(), adapter);

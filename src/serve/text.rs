@@ -23,7 +23,8 @@ pub trait Text: Send + Sync {
     ///
     /// # Errors
     /// What the template refuses, in its own words.
-    fn render(&self, messages: &[Value], tools: &Value, generation_prompt: bool) -> Result<String, TextError>;
+    fn render(&self, messages: &[Value], tools: &Value, generation_prompt: bool)
+    -> Result<String, TextError>;
 }
 
 /// The text side of a checkpoint.
@@ -31,12 +32,19 @@ pub trait Text: Send + Sync {
 pub struct ModelText {
     tokenizer: Tokenizer,
     template: ChatTemplate,
+    vocabulary: usize,
 }
 
 impl ModelText {
     #[must_use]
     pub fn of(checkpoint: &Checkpoint) -> Self {
-        Self { tokenizer: checkpoint.tokenizer.clone(), template: checkpoint.template.clone() }
+        let tokenizer = checkpoint.tokenizer.clone();
+        // A model without a tokenizer takes and says tokens by their numbers.
+        let vocabulary = match tokenizer.vocabulary() {
+            0 => checkpoint.architecture.vocabulary,
+            size => size,
+        };
+        Self { tokenizer, template: checkpoint.template.clone(), vocabulary }
     }
 }
 
@@ -54,10 +62,15 @@ impl Text for ModelText {
     }
 
     fn vocabulary(&self) -> usize {
-        self.tokenizer.vocabulary()
+        self.vocabulary
     }
 
-    fn render(&self, messages: &[Value], tools: &Value, generation_prompt: bool) -> Result<String, TextError> {
+    fn render(
+        &self,
+        messages: &[Value],
+        tools: &Value,
+        generation_prompt: bool,
+    ) -> Result<String, TextError> {
         self.template.render(messages, tools, generation_prompt)
     }
 }

@@ -22,13 +22,22 @@ impl Chat {
         (0..self.messages.len()).filter(|i| learned(&self.messages[*i])).collect()
     }
 
-    /// The messages as the model reads them: without weights.
+    /// The messages as templates expect them, and as `serve` gives them to one: without weights, arguments
+    /// of tool calls as objects, `developer` under its older name.
     #[must_use]
     pub fn plain(&self) -> Vec<Value> {
         let mut messages = self.messages.clone();
-        for message in &mut messages {
-            if let Some(fields) = message.as_object_mut() {
-                fields.shift_remove("weight");
+        for message in messages.iter_mut().filter_map(Value::as_object_mut) {
+            message.shift_remove("weight");
+            if message.get("role").is_some_and(|role| role == "developer") {
+                message.insert("role".into(), json!("system"));
+            }
+            let calls = message.get_mut("tool_calls").and_then(Value::as_array_mut);
+            for arguments in calls.into_iter().flatten().filter_map(|c| c.pointer_mut("/function/arguments"))
+            {
+                if let Some(Ok(object @ Value::Object(_))) = arguments.as_str().map(serde_json::from_str) {
+                    *arguments = object;
+                }
             }
         }
         messages
@@ -61,4 +70,24 @@ pub fn flatten(message: &mut Value) -> Result<(), Option<usize>> {
         fields.insert("content".into(), json!(content));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn templates_get_arguments_as_objects_and_no_weights() {
+        let call = json!({"type": "function", "function": {"name": "f", "arguments": "{\"a\": 1}"}});
+        let broken = json!({"type": "function", "function": {"name": "f", "arguments": "{a"}});
+        let messages = vec![
+            json!({"role": "developer", "content": "d"}),
+            json!({"role": "assistant", "content": "", "weight": 0, "tool_calls": [call, broken]}),
+        ];
+        let plain = Chat { messages, tools: Value::Null }.plain();
+        assert_eq!(plain[0]["role"], "system");
+        assert_eq!(plain[1]["tool_calls"][0]["function"]["arguments"], json!({"a": 1}));
+        assert_eq!(plain[1]["tool_calls"][1]["function"]["arguments"], "{a");
+        assert!(plain[1].get("weight").is_none());
+    }
 }

@@ -275,6 +275,77 @@ fn promotions_at_the_same_time_lose_none() {
     assert!(current(data.path()).is_some_and(|id| ids.contains(&id)));
 }
 
+/// The server of local models, with a scripted one that answers differently with different weights.
+#[cfg(feature = "onnx")]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_embedded_server_is_swapped_back_and_forth_without_a_failed_request() {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use remora::serve::scripted::{self, Scripted, ScriptedText, chatter};
+    use remora::serve::{Model, Server as Serving};
+
+    use crate::harness::until;
+    use crate::serve::Served;
+
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let ids = [add(data.path()), add(data.path())];
+    let (registry, second) = (registry(data.path()), ids[1].to_string());
+    let load = move |path: &Path| -> Result<_, String> {
+        let number = if path.ends_with(&second) { 2 } else { 1 };
+        Ok(scripted::adapter(number))
+    };
+    let model = Model {
+        engine: Box::new(Scripted::new(4, 512, chatter())),
+        text: Arc::new(ScriptedText),
+        names: vec!["scripted".into()],
+        root: "/models/scripted".into(),
+        architecture: None,
+        load: Some(Arc::new(load)),
+        active: std::collections::BTreeMap::new(),
+    };
+    let settings = remora::config::Serve { listen: "127.0.0.1:0".into(), queue: 64, ..Default::default() };
+    let server = Serving::start(&settings, model).await.expect("it starts");
+    let served = Arc::new(Served { url: server.url(), server });
+    let target =
+        SwapTarget { kind: TargetKind::Serve, url: served.url.clone(), ..Vllm::start().await.target() };
+    let servers = [Server::build(&target, "test", &Setup::default()).expect("it can be set up")];
+    adapters::promote(&registry, &servers, ids[0], ALIAS, "").await.expect("promoted");
+
+    let (over, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let (served, over, answered) = (served.clone(), over.clone(), answered.clone());
+            tokio::spawn(async move {
+                while !over.load(Ordering::Relaxed) {
+                    served.chat(json!({"model": ALIAS, "max_tokens": 12})).await;
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    let mut slowest = std::time::Duration::ZERO;
+    for n in 0..10 {
+        let before = answered.load(Ordering::Relaxed);
+        until("an answer between two swaps", || (answered.load(Ordering::Relaxed) > before).then_some(()))
+            .await;
+        let since = std::time::Instant::now();
+        if n % 2 == 0 {
+            adapters::promote(&registry, &servers, ids[1], ALIAS, "").await.expect("promoted");
+        } else {
+            adapters::rollback(&registry, &servers, ALIAS, "").await.expect("rolled back");
+        }
+        slowest = slowest.max(since.elapsed());
+    }
+    over.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.await.expect("no request failed");
+    }
+    println!("the slowest of ten swaps, record included: {slowest:?}");
+    let listed: Value = serde_json::from_slice(&served.get("/v1/models").await.body).expect("JSON");
+    assert_eq!(listed["data"].as_array().map(Vec::len), Some(2), "the base and the alias: {listed}");
+    Arc::into_inner(served).expect("no client is left").stop().await;
+}
+
 /// Runs `remora adapters …`; exit code, standard output, standard error.
 fn verb(data: &Path, config: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
     let text = |path: &Path| path.to_str().expect("a plain path").to_owned();

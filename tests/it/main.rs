@@ -34,6 +34,8 @@ mod service_manager;
 mod smuggling;
 mod storage;
 mod tls;
+#[cfg(feature = "onnx")]
+mod training;
 mod transparency;
 mod uploads;
 mod websocket;

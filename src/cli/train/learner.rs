@@ -8,17 +8,15 @@ use anyhow::Context;
 use ort::value::DynTensor;
 
 use super::answers::greedy;
-use super::whole::Whole;
 use crate::adapters::peft;
 use crate::config::Config;
 use crate::model::Progress;
-use crate::onnx::checkpoint::Checkpoint;
 use crate::onnx::llama::block::Keep;
 use crate::onnx::llama::stack::Stack;
-use crate::onnx::llama::weights::Weights;
 use crate::onnx::lora::Lora;
-use crate::onnx::program::{self, Runtime};
-use crate::onnx::{model_path, provision, runtime};
+use crate::onnx::program;
+use crate::onnx::{self, Opened};
+use crate::serve::onnx_engine::{self, OnnxEngine, Precision};
 use crate::train::gate::{ExamError, Model};
 use crate::train::pass::{self, Learner, Order, PassError, Step, Who};
 use crate::train::tokens::Language;
@@ -28,9 +26,12 @@ use crate::train::{Ended, Event, Example, Job, Options, evaluate, run};
 pub(super) struct Local {
     /// As the order names it.
     name: String,
-    checkpoint: Checkpoint,
-    runtime: Runtime,
+    opened: Opened,
     stack: Stack,
+    /// Made when it is first asked.
+    engine: Option<OnnxEngine>,
+    /// Tokens of a question and its answer, at most.
+    context: usize,
     pass_tokens: usize,
     trained: Option<Arc<Lora>>,
 }
@@ -38,21 +39,33 @@ pub(super) struct Local {
 impl Local {
     /// Opens what an order asks for.
     pub fn open(config: &Config, order: &Order, progress: &dyn Progress) -> anyhow::Result<Self> {
-        let path = model_path(&config.onnx, &order.model, progress)?;
-        let library = provision::library(&config.onnx, progress)?;
-        let runtime = Runtime::new(runtime::environment(&library.path, order.settings.threads)?);
-        let checkpoint = Checkpoint::open(&path)?;
-        let architecture = checkpoint.architecture.clone();
+        let opened = onnx::open(&config.onnx, &order.model, order.settings.threads, progress)?;
+        tracing::info!("{}", opened.device);
+        let weights = opened.weights()?;
         let options = pass::options(&order.settings.lora);
-        let weights = Weights::floats(&runtime, architecture, |part, count| {
-            let mut values = vec![0.0; count];
-            checkpoint.read(part, &mut values)?;
-            anyhow::Ok(values)
-        })?;
-        let stack = Stack::new(&runtime, weights, Some(options.shape()), Keep::Products)
+        let stack = Stack::new(&opened.runtime, weights, Some(options.shape()), Keep::Products)
             .context("the model's graphs")?;
-        let pass_tokens = options.pass_tokens;
-        Ok(Self { name: order.model.clone(), checkpoint, runtime, stack, pass_tokens, trained: None })
+        Ok(Self {
+            name: order.model.clone(),
+            context: options.context.min(opened.checkpoint.architecture.context),
+            opened,
+            stack,
+            engine: None,
+            pass_tokens: options.pass_tokens,
+            trained: None,
+        })
+    }
+
+    /// What answers, from the same weights in memory.
+    fn engine(&mut self) -> Result<&mut OnnxEngine, ExamError> {
+        if self.engine.is_none() {
+            let options =
+                onnx_engine::Options { slots: SLOTS, context: self.context, precision: Precision::F32 };
+            let Opened { checkpoint, runtime, .. } = &self.opened;
+            let engine = OnnxEngine::new(runtime, checkpoint, Some(self.opened.cache()), options);
+            self.engine = Some(engine.map_err(exam_failed)?);
+        }
+        Ok(self.engine.as_mut().expect("just made"))
     }
 }
 
@@ -62,11 +75,11 @@ fn failed(error: impl std::fmt::Display) -> PassError {
 
 impl Learner for Local {
     fn language(&self) -> &dyn Language {
-        &self.checkpoint
+        &self.opened.checkpoint
     }
 
     fn base_hash(&self) -> Result<String, PassError> {
-        self.checkpoint.hash().map_err(failed)
+        self.opened.checkpoint.hash().map_err(failed)
     }
 
     fn train(
@@ -82,7 +95,7 @@ impl Learner for Local {
             }
             Event::Resumed { .. } | Event::Evaluated { .. } => ControlFlow::Continue(()),
         };
-        let trained = run(&mut self.stack, &self.runtime, &job, &mut observe).map_err(failed)?;
+        let trained = run(&mut self.stack, &self.opened.runtime, &job, &mut observe).map_err(failed)?;
         match trained.report.ended {
             Ended::Finished | Ended::EarlyStopped => {}
             Ended::Cancelled => return Err(PassError::Cancelled),
@@ -105,7 +118,7 @@ impl Learner for Local {
     fn save(&self, to: &Path) -> Result<(), PassError> {
         let lora =
             self.trained.as_ref().ok_or_else(|| failed("nothing was trained, so that it can be kept"))?;
-        peft::write(to, lora, &self.checkpoint.architecture, &self.name).map_err(failed)
+        peft::write(to, lora, &self.opened.checkpoint.architecture, &self.name).map_err(failed)
     }
 }
 
@@ -137,13 +150,11 @@ impl Model for Asked<'_> {
     }
 
     fn answers(&mut self, prompts: &[Vec<u32>], most: usize) -> Result<Vec<String>, ExamError> {
-        let tensors = self.tensors()?;
-        let Local { checkpoint, stack, .. } = &mut *self.of;
-        let mut engine = Whole::new(stack, tensors.as_deref(), prompts.len().min(SLOTS));
-        let stops = checkpoint.tokenizer.stops();
-        let answers =
-            greedy(&mut engine, self.adapter.as_ref(), prompts, stops, most).map_err(exam_failed)?;
-        answers.iter().map(|answer| checkpoint.tokenizer.decode(answer).map_err(exam_failed)).collect()
+        let stops = self.of.opened.checkpoint.tokenizer.stops().to_vec();
+        let engine = self.of.engine()?;
+        let answers = greedy(engine, self.adapter.as_ref(), prompts, &stops, most).map_err(exam_failed)?;
+        let tokenizer = &self.of.opened.checkpoint.tokenizer;
+        answers.iter().map(|answer| tokenizer.decode(answer).map_err(exam_failed)).collect()
     }
 }
 

@@ -1,7 +1,7 @@
 mod answers;
 mod learner;
+mod lora;
 mod pass;
-mod whole;
 
 use std::process::Command;
 
@@ -43,6 +43,7 @@ pub(super) struct Train {
 
 #[derive(Debug, Subcommand)]
 enum What {
+    Lora(lora::Lora),
     /// One training in a work directory: what the night starts as a process of its own.
     #[command(hide = true)]
     Pass(pass::Pass),
@@ -69,6 +70,7 @@ impl Train {
     pub fn run(self) -> Outcome {
         match self.what {
             None => self.night(),
+            Some(What::Lora(lora)) => lora.run(),
             Some(What::Pass(pass)) => pass.run(),
         }
     }
@@ -233,7 +235,7 @@ fn say(run: &Run, release: Option<&Release>) -> anyhow::Result<()> {
             done.servers.iter().try_for_each(|url| output::line(format_args!("  loaded into {url}")))
         }
         Some(Release { alias, adapter, done: Err(error) }) => output::line(format_args!(
-            "  {} is as it was: {}; `remora adapters promote {adapter}` tries again",
+            "  {} is as it was: {}; the next night tries again, or `remora adapters promote {adapter}`",
             output::safe(alias, 100),
             output::safe(&error.to_string(), 400)
         )),

@@ -61,6 +61,8 @@ struct AdapterRow {
     short: String,
     aliases: Vec<Text>,
     state: AdapterState,
+    /// Why the gate refused it.
+    refused: Option<Text>,
     scope: Text,
     base: Text,
     task: Option<Pair>,
@@ -222,6 +224,7 @@ fn row(entry: &Entry, view: &View<'_>) -> AdapterRow {
         short: short(lineage.id),
         aliases: entry.aliases.iter().map(|alias| Text::line(alias, 130)).collect(),
         state: entry.state,
+        refused: (entry.state == AdapterState::Rejected).then(|| Text::line(&entry.reason, 200)),
         scope: Text::line(lineage.scope.to_string(), 80),
         base: Text::line(&lineage.base.model, 80),
         task: task.map(|pair| Pair::new(pair, |x| format!("{:.0} %", 100.0 * x), |p| p.after > p.before)),

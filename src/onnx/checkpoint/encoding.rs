@@ -96,7 +96,7 @@ impl Encoding {
             Self::F16 | Self::Bf16 => columns.checked_mul(2),
             _ => {
                 let layout = self.layout()?;
-                (columns % layout.elements == 0).then_some(())?;
+                columns.is_multiple_of(layout.elements).then_some(())?;
                 (columns / layout.elements).checked_mul(layout.bytes)
             }
         }

@@ -35,6 +35,9 @@ struct Inner {
     tied: bool,
 }
 
+/// The parts whose rows follow one another, and their bytes in the file.
+type Section = (Vec<Part>, Range<usize>);
+
 /// One layer's weights, row-major.
 #[derive(Clone, Copy, Debug)]
 pub struct Layer<'a> {
@@ -91,8 +94,8 @@ impl Checkpoint {
     }
 
     /// The file's sections with the parts that each joins, and the file's length.
-    fn sections(&self) -> (Vec<(Vec<Part>, Range<usize>)>, usize) {
-        let mut sections: Vec<(Vec<Part>, Range<usize>)> = Vec::new();
+    fn sections(&self) -> (Vec<Section>, usize) {
+        let mut sections: Vec<Section> = Vec::new();
         let mut end = ALIGNMENT;
         for (part, (rows, columns)) in parts::of(&self.architecture) {
             use LayerPart::{Key, KeyBias, Up, Value, ValueBias};
@@ -115,7 +118,7 @@ impl Checkpoint {
     }
 
     /// The file, where it is there and whole.
-    fn mapped(&self, path: &Path, sections: &[(Vec<Part>, Range<usize>)], length: usize) -> Option<Prepared> {
+    fn mapped(&self, path: &Path, sections: &[Section], length: usize) -> Option<Prepared> {
         let file = Mapped::open(path).ok()?;
         let bytes = file.bytes();
         let is_whole = bytes.len() == length
@@ -130,7 +133,7 @@ impl Checkpoint {
         Some(Prepared { inner: Arc::new(Inner { file, sections, tied }) })
     }
 
-    fn write(&self, path: &Path, sections: &[(Vec<Part>, Range<usize>)]) -> Result<(), CheckpointError> {
+    fn write(&self, path: &Path, sections: &[Section]) -> Result<(), CheckpointError> {
         let dir = path.parent().expect("the path was joined from a directory");
         let failed = |e: io::Error| CheckpointError::io("write", path)(e);
         let file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(dir).map_err(failed)?;

@@ -59,7 +59,8 @@ impl Batch {
                 }
             }
         }
-        let longest = slots.iter().map(|s| s.position as usize + 1).max().unwrap_or(1);
+        // ONNX Runtime refuses tables of fewer positions than a row has tokens, whatever positions these have.
+        let longest = slots.iter().map(|s| s.position as usize + 1).max().unwrap_or(1).max(length);
         Ok(Self {
             rows,
             length,

@@ -2,7 +2,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
+use ring::digest::{Context, SHA256};
 use zip::ZipArchive;
 use zip::result::ZipError;
 
@@ -119,11 +119,11 @@ pub(super) fn hash_of(path: &Path) -> io::Result<String> {
 
 /// Copies, and returns the SHA-256 of what went through, in hex.
 fn copy_hashed(mut from: impl Read, to: &mut impl Write) -> io::Result<String> {
-    let mut hash = Sha256::new();
+    let mut hash = Context::new(&SHA256);
     let mut buffer = vec![0; 256 * 1024];
     loop {
         let read = match from.read(&mut buffer) {
-            Ok(0) => return Ok(hex::encode(hash.finalize())),
+            Ok(0) => return Ok(hex::encode(hash.finish())),
             Ok(read) => read,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             Err(e) => return Err(e),

@@ -28,7 +28,7 @@ struct Inner {
 const NAME: &str = "chat template";
 
 /// Steps of a template's program; the longest known use some thousands a message. Stops one that would run forever.
-const FUEL: u64 = 50_000_000;
+const FUEL: u64 = 5_000_000;
 
 impl ChatTemplate {
     /// A template, if there is one, with the texts of special tokens that it may name (`bos_token`, `eos_token`).

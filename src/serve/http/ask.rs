@@ -29,6 +29,8 @@ pub(super) struct Asked {
     frequency_penalty: Option<f32>,
     presence_penalty: Option<f32>,
     pub response_format: Option<Value>,
+    /// As vLLM has it: tokens are told by their numbers, `token_id:7`, not by their text.
+    pub return_tokens_as_token_ids: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -85,9 +87,19 @@ impl Asked {
         within("presence_penalty", presence_penalty.into(), -2.0, 2.0)?;
         let seed = match self.seed {
             Some(seed) => u64::from_ne_bytes(seed.to_ne_bytes()),
-            None => getrandom::u64().map_err(|error| ApiError::ours(format!("no random numbers: {error}")))?,
+            None => {
+                getrandom::u64().map_err(|error| ApiError::ours(format!("no random numbers: {error}")))?
+            }
         };
-        Ok(Sampling { temperature, top_p, seed, bias: self.bias()?, frequency_penalty, presence_penalty, logprobs })
+        Ok(Sampling {
+            temperature,
+            top_p,
+            seed,
+            bias: self.bias()?,
+            frequency_penalty,
+            presence_penalty,
+            logprobs,
+        })
     }
 
     fn bias(&self) -> Result<Arc<[(u32, f32)]>, ApiError> {
@@ -110,7 +122,10 @@ impl Asked {
             Some(OneOrMore::More(stops)) => stops.clone(),
         };
         if stops.len() > MOST_STOPS {
-            return Err(ApiError::param("stop", format!("Invalid 'stop': at most {MOST_STOPS} strings are taken.")));
+            return Err(ApiError::param(
+                "stop",
+                format!("Invalid 'stop': at most {MOST_STOPS} strings are taken."),
+            ));
         }
         if let Some(at) = stops.iter().position(|stop| stop.is_empty() || stop.len() > LONGEST_STOP) {
             let message = format!("Invalid 'stop[{at}]': a stop string has 1 to {LONGEST_STOP} bytes.");

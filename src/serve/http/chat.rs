@@ -26,7 +26,10 @@ struct Chat {
     add_generation_prompt: Option<bool>,
 }
 
-pub(super) async fn complete(State(desk): State<Arc<Desk>>, request: Request<Body>) -> Result<Response, ApiError> {
+pub(super) async fn complete(
+    State(desk): State<Arc<Desk>>,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
     let object = read::object(request).await?;
     let asked = read::parameters(&object)?;
     let chat: Chat = read::parameters(&object)?;
@@ -48,12 +51,16 @@ pub(super) async fn complete(State(desk): State<Arc<Desk>>, request: Request<Bod
     let generation_prompt = chat.add_generation_prompt.unwrap_or(true);
     let prompts = Box::new(move |text: &dyn Text| {
         let failed = |error: crate::onnx::text::TextError| {
-            ApiError::param("messages", format!("The model's chat template does not take these messages: {error}"))
+            ApiError::param(
+                "messages",
+                format!("The model's chat template does not take these messages: {error}"),
+            )
         };
         let prompt = text.render(&messages, &tools, generation_prompt).map_err(failed)?;
         Ok(vec![text.encode(&prompt).map_err(failed)?])
     });
-    desk.answer(Wanted { shape: Shape::Chat, asked, prompts, logprobs, usual_limit: None, param: "messages" }).await
+    desk.answer(Wanted { shape: Shape::Chat, asked, prompts, logprobs, usual_limit: None, param: "messages" })
+        .await
 }
 
 /// The tools that the template is to show; null: none.
@@ -64,7 +71,8 @@ fn tools(tools: Option<Vec<Value>>, choice: Option<&Value>) -> Result<Value, Api
         Some(choice) if choice == "auto" => {}
         Some(choice) if choice == "none" => return Ok(Value::Null),
         Some(_) => {
-            let message = "This 'tool_choice' is not supported: answers come as text; 'auto' and 'none' are taken.";
+            let message =
+                "This 'tool_choice' is not supported: answers come as text; 'auto' and 'none' are taken.";
             return Err(ApiError::param("tool_choice", message).code("unsupported_value"));
         }
     }
@@ -88,14 +96,18 @@ fn message(at: usize, mut message: serde_json::Map<String, Value>) -> Result<Val
     }
     let content = match message.get("content") {
         Some(Value::String(_)) => None,
-        None | Some(Value::Null) if message.get("tool_calls").is_some_and(Value::is_array) => Some(String::new()),
+        None | Some(Value::Null) if message.get("tool_calls").is_some_and(Value::is_array) => {
+            Some(String::new())
+        }
         None | Some(Value::Null) => return Err(wrong(".content", "expected a string or a list of parts")),
         Some(Value::Array(parts)) => {
             let mut text = String::new();
             for (part, value) in parts.iter().enumerate() {
                 match (value["type"].as_str(), value["text"].as_str()) {
                     (Some("text"), Some(piece)) => text.push_str(piece),
-                    (Some("text"), None) => return Err(wrong(&format!(".content[{part}].text"), "expected a string")),
+                    (Some("text"), None) => {
+                        return Err(wrong(&format!(".content[{part}].text"), "expected a string"));
+                    }
                     (Some(kind), _) => {
                         let what = format!("{kind} is not supported, only text is");
                         return Err(wrong(&format!(".content[{part}].type"), &what));

@@ -26,7 +26,10 @@ struct Completion {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "expected a string, a list of strings, a list of tokens or a list of such lists")]
+#[serde(
+    untagged,
+    expecting = "expected a string, a list of strings, a list of tokens or a list of such lists"
+)]
 enum Prompt {
     Text(String),
     Texts(Vec<String>),
@@ -37,13 +40,17 @@ enum Prompt {
 /// OpenAI's default for this API.
 const USUAL_LIMIT: usize = 16;
 
-pub(super) async fn complete(State(desk): State<Arc<Desk>>, request: Request<Body>) -> Result<Response, ApiError> {
+pub(super) async fn complete(
+    State(desk): State<Arc<Desk>>,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
     let object = read::object(request).await?;
     let asked: Asked = read::parameters(&object)?;
     let completion: Completion = read::parameters(&object)?;
     within("logprobs", completion.logprobs.unwrap_or(0) as f64, 0.0, 20.0)?;
     let unsupported = |param: &str| {
-        ApiError::param(param, format!("'{param}' is not supported by this server.")).code("unsupported_parameter")
+        ApiError::param(param, format!("'{param}' is not supported by this server."))
+            .code("unsupported_parameter")
     };
     if completion.echo == Some(true) {
         return Err(unsupported("echo"));
@@ -63,7 +70,8 @@ pub(super) async fn complete(State(desk): State<Arc<Desk>>, request: Request<Bod
     within("prompt", count as f64 * asked.choices()? as f64, 1.0, MOST_ANSWERS as f64)?;
     let prompts = Box::new(move |text: &dyn Text| {
         let encode = |prompt: &String| {
-            text.encode(prompt).map_err(|error| ApiError::param("prompt", format!("Invalid 'prompt': {error}")))
+            text.encode(prompt)
+                .map_err(|error| ApiError::param("prompt", format!("Invalid 'prompt': {error}")))
         };
         Ok(match prompt {
             Prompt::Text(prompt) => vec![encode(&prompt)?],

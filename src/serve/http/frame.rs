@@ -17,6 +17,14 @@ pub(super) enum Shape {
     Text,
 }
 
+/// How tokens are told where their probabilities are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tell {
+    Text,
+    /// `token_id:7`
+    Numbers,
+}
+
 /// What all parts of one answer share.
 pub(super) struct Frame {
     shape: Shape,
@@ -25,7 +33,7 @@ pub(super) struct Frame {
     /// As the request names it.
     model: String,
     /// Whether probabilities were asked for.
-    logprobs: bool,
+    tell: Option<Tell>,
     text: Arc<dyn Text>,
     prompt_tokens: usize,
     /// Answers a prompt.
@@ -55,7 +63,13 @@ impl Usage {
 }
 
 impl Frame {
-    pub(super) fn new(shape: Shape, model: String, order: &Order, logprobs: bool, text: Arc<dyn Text>) -> Self {
+    pub(super) fn new(
+        shape: Shape,
+        model: String,
+        order: &Order,
+        tell: Option<Tell>,
+        text: Arc<dyn Text>,
+    ) -> Self {
         let prefix = match shape {
             Shape::Chat => "chatcmpl",
             Shape::Text => "cmpl",
@@ -65,7 +79,7 @@ impl Frame {
             id: format!("{prefix}-{}", Uuid::now_v7().simple()),
             created: Micros::now().0 / 1_000_000,
             model,
-            logprobs,
+            tell,
             text,
             prompt_tokens: order.prompts.iter().map(Vec::len).sum(),
             choices: order.choices,
@@ -118,7 +132,14 @@ impl Frame {
     }
 
     /// A piece of an answer, or its end. `first`: nothing of this answer came before.
-    pub(super) fn delta(&self, index: usize, text: &str, told: &[Told], finish: Option<Finish>, first: bool) -> Value {
+    pub(super) fn delta(
+        &self,
+        index: usize,
+        text: &str,
+        told: &[Told],
+        finish: Option<Finish>,
+        first: bool,
+    ) -> Value {
         let logprobs = if told.is_empty() { Value::Null } else { self.logprobs(told) };
         let finish = finish.map(Finish::name);
         match self.shape {
@@ -132,7 +153,9 @@ impl Frame {
                 }
                 json!({"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish})
             }
-            Shape::Text => json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}),
+            Shape::Text => {
+                json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish})
+            }
         }
     }
 
@@ -147,7 +170,7 @@ impl Frame {
     }
 
     fn logprobs(&self, told: &[Told]) -> Value {
-        if !self.logprobs {
+        if self.tell.is_none() {
             return Value::Null;
         }
         match self.shape {
@@ -176,9 +199,7 @@ impl Frame {
     }
 
     fn chat_logprob(&self, told: &Told) -> Value {
-        let one = |token: u32, logprob: f32| {
-            json!({"token": self.token(token), "logprob": logprob, "bytes": self.text.bytes(token)})
-        };
+        let one = |token: u32, logprob: f32| json!({"token": self.token(token), "logprob": logprob, "bytes": self.text.bytes(token)});
         let top: Vec<Value> = told.likely.top.iter().map(|(token, logprob)| one(*token, *logprob)).collect();
         let mut all = one(told.token, told.likely.logprob);
         all["top_logprobs"] = Value::Array(top);
@@ -186,6 +207,9 @@ impl Frame {
     }
 
     fn token(&self, token: u32) -> String {
-        String::from_utf8_lossy(self.text.bytes(token)).into_owned()
+        match self.tell {
+            Some(Tell::Numbers) => format!("token_id:{token}"),
+            _ => String::from_utf8_lossy(self.text.bytes(token)).into_owned(),
+        }
     }
 }

@@ -28,15 +28,19 @@ struct Unload {
     lora_name: Option<String>,
 }
 
-pub(super) async fn load(State(desk): State<Arc<Desk>>, request: Request<Body>) -> Result<Response, ApiError> {
+pub(super) async fn load(
+    State(desk): State<Arc<Desk>>,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
     allowed(&desk, request.headers())?;
     let Load { lora_name, lora_path, load_inplace } = read::parameters(&read::object(request).await?)?;
     let (name, path) = (read::required(lora_name, "lora_name")?, read::required(lora_path, "lora_path")?);
     let load = desk.load.clone().ok_or_else(|| {
-        ApiError::invalid("This server does not load adapters from files.").status(StatusCode::NOT_IMPLEMENTED)
+        ApiError::invalid("This server does not load adapters from files.")
+            .status(StatusCode::NOT_IMPLEMENTED)
     })?;
     let replace = load_inplace.unwrap_or(false);
-    if !replace && desk.names.adapters().contains_key(&name) {
+    if !replace && desk.names.others().contains_key(&name) {
         return Err(refused(&NameError::Taken(name)));
     }
     let from = path.clone();
@@ -52,13 +56,18 @@ pub(super) async fn load(State(desk): State<Arc<Desk>>, request: Request<Body>) 
     Ok(format!("Success: LoRA adapter '{name}' added successfully.").into_response())
 }
 
-pub(super) async fn unload(State(desk): State<Arc<Desk>>, request: Request<Body>) -> Result<Response, ApiError> {
+pub(super) async fn unload(
+    State(desk): State<Arc<Desk>>,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
     allowed(&desk, request.headers())?;
     let Unload { lora_name } = read::parameters(&read::object(request).await?)?;
     let name = read::required(lora_name, "lora_name")?;
     if !desk.names.remove(&name) {
         let message = format!("The lora adapter '{name}' cannot be found.");
-        return Err(ApiError::param("lora_name", message).code("model_not_found").status(StatusCode::NOT_FOUND));
+        return Err(ApiError::param("lora_name", message)
+            .code("model_not_found")
+            .status(StatusCode::NOT_FOUND));
     }
     tracing::info!(name, "adapter unloaded");
     Ok(format!("Success: LoRA adapter '{name}' removed successfully.").into_response())
@@ -70,7 +79,8 @@ fn allowed(desk: &Desk, headers: &HeaderMap) -> Result<(), ApiError> {
     if desk.key.is_some() || (desk.local && !headers.contains_key(header::ORIGIN)) {
         return Ok(());
     }
-    let message = "Adapters are changed only by programs of this machine, or with the key that serve.api_key sets.";
+    let message =
+        "Adapters are changed only by programs of this machine, or with the key that serve.api_key sets.";
     Err(ApiError::invalid(message).code("forbidden").status(StatusCode::FORBIDDEN))
 }
 

@@ -32,8 +32,8 @@ use uuid::Uuid;
 
 use error::{ApiError, reply};
 
-pub use desk::LoadAdapter;
 pub(super) use desk::Desk;
+pub use desk::LoadAdapter;
 pub(super) use listener::Listener;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -63,18 +63,23 @@ async fn health(State(desk): State<Arc<Desk>>) -> Response {
 }
 
 async fn unknown(method: Method, uri: Uri) -> ApiError {
-    ApiError::invalid(format!("Invalid URL ({method} {})", uri.path())).code("unknown_url").status(StatusCode::NOT_FOUND)
+    ApiError::invalid(format!("Invalid URL ({method} {})", uri.path()))
+        .code("unknown_url")
+        .status(StatusCode::NOT_FOUND)
 }
 
 async fn wrong_method(method: Method, uri: Uri) -> ApiError {
-    ApiError::invalid(format!("Not allowed to {method} on {}.", uri.path())).status(StatusCode::METHOD_NOT_ALLOWED)
+    ApiError::invalid(format!("Not allowed to {method} on {}.", uri.path()))
+        .status(StatusCode::METHOD_NOT_ALLOWED)
 }
 
 /// Asks for the key, where there is one.
 async fn authorized(State(desk): State<Arc<Desk>>, request: Request<Body>, next: Next) -> Response {
     if let Some(key) = &desk.key {
         let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let given = given.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        let given = given
+            .and_then(|value| value.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
         if !given.is_some_and(|(_, given)| same(given.trim(), key)) {
             let refusal = ApiError::invalid("Incorrect API key provided, or none.").code("invalid_api_key");
             return refusal.status(StatusCode::UNAUTHORIZED).into_response();

@@ -15,18 +15,20 @@ use crate::serve::names::{Meaning, Names};
 pub(super) async fn list(State(desk): State<Arc<Desk>>) -> Response {
     let names = &desk.names;
     let mut models: Vec<Value> = names.base().iter().map(|name| base(&desk, name)).collect();
-    let adapters = names.adapters();
-    models.extend(adapters.iter().map(|(name, it)| adapter(&desk, name, &it.root, it.since)));
+    let others = names.others();
+    models.extend(others.iter().map(|(name, meaning)| other(&desk, name, meaning)));
     reply(StatusCode::OK, &json!({"object": "list", "data": models}))
 }
 
-pub(super) async fn one(State(desk): State<Arc<Desk>>, Path(name): Path<String>) -> Result<Response, ApiError> {
-    let model = match desk.names.meaning(&name) {
-        Some(Meaning::Base) => base(&desk, &name),
-        Some(Meaning::Adapter(it)) => adapter(&desk, &name, &it.root, it.since),
-        None => return Err(ApiError::no_such_model(&name)),
-    };
-    Ok(reply(StatusCode::OK, &model))
+pub(super) async fn one(
+    State(desk): State<Arc<Desk>>,
+    Path(name): Path<String>,
+) -> Result<Response, ApiError> {
+    if desk.names.base().contains(&name) {
+        return Ok(reply(StatusCode::OK, &base(&desk, &name)));
+    }
+    let meaning = desk.names.meaning(&name).ok_or_else(|| ApiError::no_such_model(&name))?;
+    Ok(reply(StatusCode::OK, &other(&desk, &name, &meaning)))
 }
 
 fn base(desk: &Desk, name: &str) -> Value {
@@ -34,8 +36,13 @@ fn base(desk: &Desk, name: &str) -> Value {
     model(desk, name, names.root(), names.since(), None)
 }
 
-fn adapter(desk: &Desk, name: &str, root: &str, since: Micros) -> Value {
-    model(desk, name, root, since, desk.names.base().first())
+fn other(desk: &Desk, name: &str, meaning: &Meaning) -> Value {
+    let names = &desk.names;
+    let (root, since) = match meaning {
+        Meaning::Base => (names.root(), names.since()),
+        Meaning::Adapter(adapter) => (adapter.root.as_str(), adapter.since),
+    };
+    model(desk, name, root, since, names.base().first())
 }
 
 /// As vLLM describes models: adapters have the base for a parent.

@@ -17,17 +17,21 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The JSON object in a request's body.
 pub(super) async fn object(request: Request<Body>) -> Result<Value, ApiError> {
-    let bytes = match tokio::time::timeout(PATIENCE, axum::body::to_bytes(request.into_body(), LARGEST_BODY)).await {
-        Ok(Ok(bytes)) => bytes,
-        Ok(Err(error)) if is_too_long(&error) => {
-            let message = format!("The request's body is larger than {LARGEST_BODY} bytes.");
-            return Err(ApiError::invalid(message).status(StatusCode::PAYLOAD_TOO_LARGE));
-        }
-        Ok(Err(error)) => return Err(ApiError::invalid(format!("The request's body cannot be read: {error}"))),
-        Err(_) => {
-            return Err(ApiError::invalid("The request's body did not come in time.").status(StatusCode::REQUEST_TIMEOUT));
-        }
-    };
+    let bytes =
+        match tokio::time::timeout(PATIENCE, axum::body::to_bytes(request.into_body(), LARGEST_BODY)).await {
+            Ok(Ok(bytes)) => bytes,
+            Ok(Err(error)) if is_too_long(&error) => {
+                let message = format!("The request's body is larger than {LARGEST_BODY} bytes.");
+                return Err(ApiError::invalid(message).status(StatusCode::PAYLOAD_TOO_LARGE));
+            }
+            Ok(Err(error)) => {
+                return Err(ApiError::invalid(format!("The request's body cannot be read: {error}")));
+            }
+            Err(_) => {
+                return Err(ApiError::invalid("The request's body did not come in time.")
+                    .status(StatusCode::REQUEST_TIMEOUT));
+            }
+        };
     parse(&bytes)
 }
 
@@ -50,13 +54,15 @@ fn parse(bytes: &Bytes) -> Result<Value, ApiError> {
 pub(super) fn parameters<T: DeserializeOwned>(object: &Value) -> Result<T, ApiError> {
     serde_path_to_error::deserialize(object).map_err(|error| {
         let path = error.path().to_string();
-        ApiError::param(&path, format!("Invalid value for '{path}': {}.", error.inner())).code("invalid_value")
+        ApiError::param(&path, format!("Invalid value for '{path}': {}.", error.inner()))
+            .code("invalid_value")
     })
 }
 
 /// A parameter that has to be there.
 pub(super) fn required<T>(parameter: Option<T>, name: &str) -> Result<T, ApiError> {
     parameter.ok_or_else(|| {
-        ApiError::param(name, format!("Missing required parameter: '{name}'.")).code("missing_required_parameter")
+        ApiError::param(name, format!("Missing required parameter: '{name}'."))
+            .code("missing_required_parameter")
     })
 }

@@ -32,7 +32,12 @@ struct Events {
 ///
 /// # Errors
 /// When that says that the request failed.
-pub(super) fn respond(frame: Frame, answer: Answer, first: Event, with_usage: bool) -> Result<Response, ApiError> {
+pub(super) fn respond(
+    frame: Frame,
+    answer: Answer,
+    first: Event,
+    with_usage: bool,
+) -> Result<Response, ApiError> {
     if let Event::Failed(failure) = first {
         return Err(failure.into());
     }

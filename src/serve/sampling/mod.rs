@@ -131,7 +131,8 @@ fn likeliest(logits: &[f32]) -> Result<u32, Undecided> {
             (best, highest) = (Some(token), logit);
         }
     }
-    best.map(|token| u32::try_from(token).expect("tokens are 32-bit numbers")).ok_or(Undecided::NothingAllowed)
+    best.map(|token| u32::try_from(token).expect("tokens are 32-bit numbers"))
+        .ok_or(Undecided::NothingAllowed)
 }
 
 /// What is told of the model's own probabilities, taken before logits are shaped.
@@ -147,10 +148,9 @@ impl Report {
         let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let sum: f64 = logits.iter().map(|&l| f64::from(l - highest).exp()).sum();
         let total = f64::from(highest) + sum.ln();
-        let mut order: Vec<u32> = (0..u32::try_from(logits.len()).expect("tokens are 32-bit numbers")).collect();
-        let first = |a: &u32, b: &u32| {
-            logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b))
-        };
+        let mut order: Vec<u32> =
+            (0..u32::try_from(logits.len()).expect("tokens are 32-bit numbers")).collect();
+        let first = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
         let count = count.min(order.len());
         if count > 0 && count < order.len() {
             order.select_nth_unstable_by(count - 1, first);

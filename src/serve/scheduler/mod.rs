@@ -9,7 +9,6 @@
 //! at most; an order's events never make the thread wait: their channel holds all that it can ever say; when the
 //! engine fails, the orders concerned are told and the others go on.
 
-
 mod order;
 mod pace;
 mod sequence;

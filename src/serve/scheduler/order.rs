@@ -106,7 +106,10 @@ pub(super) fn channel(order: &Order) -> (Outlet, Answer) {
 impl Outlet {
     pub(super) fn send(&self, event: Event) {
         let sent = self.events.try_send(event);
-        debug_assert!(!matches!(sent, Err(mpsc::error::TrySendError::Full(_))), "the channel holds all events");
+        debug_assert!(
+            !matches!(sent, Err(mpsc::error::TrySendError::Full(_))),
+            "the channel holds all events"
+        );
     }
 
     pub(super) fn fail(&self, failure: Failure) {

@@ -81,7 +81,11 @@ impl Sequence {
         if stopped || complete || self.said == self.limit {
             let finish = if stopped || complete { Finish::Stop } else { Finish::Length };
             // Behind a stop string is nothing that counts.
-            if stopped { self.end(finish) } else { self.finish(finish) }
+            if stopped {
+                self.end(finish)
+            } else {
+                self.finish(finish)
+            }
             return Ok(true);
         }
         self.next = Some(token);

@@ -81,7 +81,13 @@ pub(super) fn place(slots: &[Slot], prompt: &[u32], adapter: Option<&Arc<Lora>>)
 const WORTH_COPYING: usize = 16;
 
 /// The slot from which most of a prompt could be copied, beyond the `read` tokens that are there.
-pub(super) fn donor(slots: &[Slot], to: usize, prompt: &[u32], adapter: Option<&Arc<Lora>>, read: usize) -> Option<Place> {
+pub(super) fn donor(
+    slots: &[Slot],
+    to: usize,
+    prompt: &[u32],
+    adapter: Option<&Arc<Lora>>,
+    read: usize,
+) -> Option<Place> {
     let shared = |slot: &Slot| slot.shared(prompt, adapter);
     let best = slots.iter().enumerate().filter(|(at, _)| *at != to).max_by_key(|(_, slot)| shared(slot))?;
     let keep = shared(best.1);

@@ -198,7 +198,11 @@ async fn a_prompt_that_begins_like_an_earlier_one_is_read_from_there() {
     let whole = said(&running, second()).await.unwrap();
     assert_eq!((whole.cached, whole.text), (0, alone.text.clone()));
     let same = said(&running, second()).await.unwrap();
-    assert_eq!((same.cached, same.text), (second().prompts[0].len() - 1, alone.text), "the last token is read again");
+    assert_eq!(
+        (same.cached, same.text),
+        (second().prompts[0].len() - 1, alone.text),
+        "the last token is read again"
+    );
 }
 
 #[tokio::test]
@@ -220,7 +224,11 @@ async fn what_another_slot_has_read_is_copied() {
     let answers = all(running.scheduler.submit(many).unwrap(), 4).await.unwrap();
     let texts: std::collections::BTreeSet<_> = answers.iter().map(|said| &said.text).collect();
     assert!(texts.len() > 1, "choices differ: {texts:?}");
-    assert_eq!(running.work.read.load(Ordering::Relaxed), prompt.len() + 3, "once, and the last token of the others");
+    assert_eq!(
+        running.work.read.load(Ordering::Relaxed),
+        prompt.len() + 3,
+        "once, and the last token of the others"
+    );
     assert_eq!(answers.iter().map(|said| said.cached).collect::<Vec<_>>(), [0, 54, 54, 54]);
 }
 
@@ -359,7 +367,8 @@ async fn answers_end_at_stop_strings_stop_tokens_and_limits() {
 /// Every token is possible, all about as likely.
 fn babble() -> Rule {
     Box::new(|tokens, _| {
-        let mut state: u32 = tokens.iter().fold(7, |state, token| state.wrapping_mul(31).wrapping_add(*token));
+        let mut state: u32 =
+            tokens.iter().fold(7, |state, token| state.wrapping_mul(31).wrapping_add(*token));
         let mut logit = || {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             (state >> 16) as f32 / 20_000.0

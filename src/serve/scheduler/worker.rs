@@ -100,7 +100,9 @@ impl Worker {
     /// Reads one chunk of the prompt that has been waiting longest.
     fn read_a_chunk(&mut self) {
         let reading = |slot: &Slot| slot.sequence.as_ref().is_some_and(Sequence::reads);
-        let oldest = (0..self.slots.len()).filter(|at| reading(&self.slots[*at])).min_by_key(|at| self.slots[*at].used());
+        let oldest = (0..self.slots.len())
+            .filter(|at| reading(&self.slots[*at]))
+            .min_by_key(|at| self.slots[*at].used());
         let Some(at) = oldest else { return };
         self.copy(at);
         let slot = &mut self.slots[at];

@@ -118,14 +118,23 @@ impl<'a> Night<'a> {
         let before = runs(dir)?.into_iter().find(|r| r.scope == scope && r.outcome.is_decided());
         if let Some(reason) = too_few(&selection, settings) {
             run.reasons.push(reason);
-        } else if !again && before.is_some_and(|before| before.material == run.material) {
+        } else if let Some(before) = before.filter(|before| !again && before.material == run.material) {
             run.outcome = Ended::NothingNew;
+            run.adapter = self.unused(&before);
         } else {
             self.pass(&selection, &mut run, told)?;
         }
         run.ended = Micros::now();
         run.keep(dir)?;
         Ok(run)
+    }
+
+    /// The adapter of a run that was kept and could not be put to use yet.
+    fn unused(&self, before: &Run) -> Option<AdapterId> {
+        let id = before.adapter.filter(|_| before.outcome == Ended::Kept)?;
+        let entry = Registry::open(self.means.store.dir()).get(id).ok()?;
+        // What a person took back is retired, and stays so.
+        (entry.state == AdapterState::Candidate).then_some(id)
     }
 
     /// Has the child train, and registers what it made.
@@ -138,8 +147,10 @@ impl<'a> Night<'a> {
         let Means { store, settings, model, start, .. } = self.means;
         let order = Order { scope: run.scope.clone(), model: model.to_owned(), settings: settings.clone() };
         let (training, held_out) = (chats(&selection.training), chats(&selection.held_out));
-        let work = Work::make(&store.dir().training().join("work"), &order, &training, &held_out)?;
-        let cleared = Cleared(&work);
+        // A name of its own: a child that outlived its night for a moment finds its directory gone, not another's.
+        let cleared = Cleared(store.dir().training().join("work"));
+        cleared.now()?;
+        let work = Work::make(&cleared.0.join(run.started.0.to_string()), &order, &training, &held_out)?;
         let ended = child::run(start(&work), told);
         let report = work.read_report()?;
         match (ended, report) {
@@ -212,12 +223,18 @@ fn scores(report: &Report) -> AdapterScores {
     }
 }
 
-/// Removes the work directory, however the night goes on.
-struct Cleared<'a>(&'a Work);
+/// Removes the work directories, however the night goes on.
+struct Cleared(PathBuf);
 
-impl Drop for Cleared<'_> {
+impl Cleared {
+    fn now(&self) -> Result<(), PassError> {
+        Work::open(&self.0).clear()
+    }
+}
+
+impl Drop for Cleared {
     fn drop(&mut self) {
-        if let Err(error) = self.0.clear() {
+        if let Err(error) = self.now() {
             tracing::warn!(%error, "the work directory of a training stays; the next one removes it");
         }
     }

@@ -13,13 +13,14 @@ use crate::upstream::Setup;
 pub struct Release {
     pub adapter: AdapterId,
     pub alias: String,
-    /// The error leaves alias and servers as they were; `remora adapters promote` tries again.
+    /// The error leaves alias and servers as they were; the next night, or `remora adapters promote`, tries again.
     pub done: Result<Released, AdapterError>,
 }
 
-/// Swaps what a run kept in at all configured targets and points the scope's alias at it. None where nothing was kept.
+/// Swaps what a run kept in at all configured targets and points the scope's alias at it. None where nothing was kept, nor
+/// is left over from a night before.
 pub async fn release(run: &Run, dir: &DataDir, settings: &Adapters, setup: &Setup) -> Option<Release> {
-    let adapter = run.adapter.filter(|_| run.outcome == Ended::Kept)?;
+    let adapter = run.adapter.filter(|_| matches!(run.outcome, Ended::Kept | Ended::NothingNew))?;
     let alias = settings.alias_of(&run.scope.tenant, &run.scope.app);
     let scope = run.scope.to_string();
     let servers: Result<Vec<Server>, _> = settings

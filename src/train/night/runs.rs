@@ -22,7 +22,7 @@ pub struct Run {
     /// In words: what speaks for the adapter where it was kept, else what speaks against it, or went wrong.
     pub reasons: Vec<String>,
     pub selected: Selected,
-    /// What was trained, whether or not it was kept.
+    /// What was trained, whether or not it was kept; where nothing is new, what was kept before and is not in use yet.
     pub adapter: Option<AdapterId>,
     pub pass: Option<Report>,
     /// Fingerprint of all that the result depends on.

@@ -82,6 +82,12 @@ async fn corrections_become_an_adapter_behind_the_alias_of_their_scope() {
     assert_eq!(lineage.scores.task, Some(BeforeAfter { before: 0.0, after: 1.0 }));
     assert_eq!(lineage.options["lora"]["rank"], 16);
 
+    // A server that is not there: the alias stays where it is.
+    let target = serde_json::from_value(json!({"kind": "serve", "url": "http://127.0.0.1:1"}));
+    let away = Adapters { targets: vec![target.expect("a target")], ..Adapters::default() };
+    let refused = release(&run, dir, &away, &Setup::default()).await.expect("it was kept");
+    assert!(refused.done.is_err() && registry.aliases().expect("readable").is_empty());
+
     let released = release(&run, dir, &Adapters::default(), &Setup::default()).await.expect("it was kept");
     assert_eq!(released.done.expect("promoted").moved.to, run.adapter);
     assert_eq!(registry.find("default-default").expect("an alias"), released.adapter);
@@ -122,8 +128,8 @@ fn a_killed_child_costs_its_night_and_the_next_is_fine() {
     assert!(is_clean(world.store.dir()));
     // A night that was killed itself leaves its directory.
     let left = world.store.dir().training().join("work");
-    std::fs::create_dir_all(left.join("adapter")).expect("made");
-    std::fs::write(left.join("report.json"), "{}").expect("written");
+    std::fs::create_dir_all(left.join("1/adapter")).expect("made");
+    std::fs::write(left.join("1/report.json"), "{}").expect("written");
     let learner = RefCell::new(Parrot { learns: true, ..Parrot::default() });
     let run = night(&world, &settings(), &in_process(&learner));
     assert_eq!(run.outcome, Ended::Kept, "{:?}", run.reasons);
@@ -131,14 +137,20 @@ fn a_killed_child_costs_its_night_and_the_next_is_fine() {
     assert_eq!(runs(world.store.dir()).expect("readable").len(), 4);
 }
 
-#[test]
-fn without_anything_new_nothing_is_trained() {
+#[tokio::test]
+async fn without_anything_new_nothing_is_trained() {
     let mut world = World::new();
     corrected(&mut world, 0..40);
     let learner = RefCell::new(Parrot { learns: true, ..Parrot::default() });
     assert_eq!(night(&world, &settings(), &in_process(&learner)).outcome, Ended::Kept);
     let never = |_: &Work| -> Command { panic!("nothing is to be trained") };
-    assert_eq!(night(&world, &settings(), &never).outcome, Ended::NothingNew);
+    // It could not be put to use: the next night tries again, until it is.
+    let run = night(&world, &settings(), &never);
+    assert_eq!(run.outcome, Ended::NothingNew);
+    let released = release(&run, world.store.dir(), &Adapters::default(), &Setup::default()).await;
+    assert_eq!(released.expect("it was left over").done.expect("promoted").moved.to, run.adapter);
+    let run = night(&world, &settings(), &never);
+    assert_eq!((run.outcome, run.adapter), (Ended::NothingNew, None));
     let other = Train { lora: crate::config::TrainLora { rank: 8, ..settings().lora }, ..settings() };
     assert_eq!(night(&world, &other, &in_process(&learner)).outcome, Ended::Kept);
     corrected(&mut world, 40..41);

@@ -107,7 +107,8 @@ impl Selection {
 /// When the store cannot be read.
 pub fn select(store: &Store, scope: &Scope, settings: &TrainExamples) -> Result<Selection, StoreError> {
     let mut corrections: HashMap<TrajectoryId, Vec<Correction>> = HashMap::new();
-    for correction in store.corrections(scope)? {
+    let given = if settings.corrections { store.corrections(scope)? } else { Vec::new() };
+    for correction in given {
         corrections.entry(correction.trajectory).or_default().push(correction);
     }
     let all = store.trajectories(&TrajectoryFilter {

@@ -217,6 +217,8 @@ fn a_trajectory_with_a_correction_teaches_only_that() {
     assert_eq!(selection.training.len(), 1);
     assert_eq!(contents(&selection.training[0])[2], "better");
     assert_eq!(selection.skipped[&Skipped::Corrected], 1);
+    let advice = world.select(&TrainExamples { corrections: false, ..everything() });
+    assert_eq!(contents(&advice.training[0])[2], "good enough");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use remora::config;
 use remora::model::Micros;
 use remora::serve::scripted::{self, Scripted, chatter};
-use remora::serve::{Adapter, Server};
+use remora::serve::{Adapter, Model, Server};
 use serde_json::{Value, json};
 
 use super::{Served, content, model, question, settings, value};
@@ -116,6 +116,30 @@ async fn one_adapter_may_have_several_names() {
         panic!("it started")
     };
     assert!(error.to_string().starts_with("serve.adapters.support: "), "{error}");
+}
+
+#[tokio::test]
+async fn what_is_active_is_served_from_the_start_and_what_cannot_be_read_by_the_base() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let active = [
+        ("desk".to_owned(), Some(file(dir.path(), 5).into())),
+        ("reverted".to_owned(), None),
+        ("damaged".to_owned(), Some(dir.path().join("nothing"))),
+    ];
+    let model = Model { active: active.into(), ..model(Scripted::new(1, 256, chatter())) };
+    let server = Server::start(&settings(), model).await.expect("it starts");
+    let served = Served { url: server.url(), server };
+    let base = says(&served, "scripted").await;
+    assert_ne!(says(&served, "desk").await, base);
+    assert_eq!(says(&served, "reverted").await, base);
+    assert_eq!(says(&served, "damaged").await, base);
+    let one = value(&served.get("/v1/models/reverted").await);
+    assert_eq!((&one["parent"], &one["root"]), (&json!("scripted"), &json!("/models/scripted")));
+    let path = file(dir.path(), 6);
+    let load = json!({"lora_name": "reverted", "lora_path": path, "load_inplace": true});
+    assert_eq!(served.post("/v1/load_lora_adapter", &load).await.status, 200);
+    assert_ne!(says(&served, "reverted").await, base);
+    served.stop().await;
 }
 
 #[tokio::test]

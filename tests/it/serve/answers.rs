@@ -5,8 +5,9 @@ use super::{Served, content, value};
 
 #[tokio::test]
 async fn a_chat_is_answered_in_the_form_of_the_api() {
-    let served = Served::of(reciting("It is on its way. 🦀")).await;
-    let answer = served.chat(json!({"max_tokens": 100, "user": "someone", "unknown": {"is": "ignored"}})).await;
+    let served = Served::of(reciting("On its way. 🦀")).await;
+    let answer =
+        served.chat(json!({"max_tokens": 100, "user": "someone", "unknown": {"is": "ignored"}})).await;
     assert_eq!(answer["object"], "chat.completion");
     assert_eq!(answer["model"], "scripted");
     assert!(answer["id"].as_str().is_some_and(|id| id.starts_with("chatcmpl-")));
@@ -14,21 +15,21 @@ async fn a_chat_is_answered_in_the_form_of_the_api() {
         answer["choices"],
         json!([{
             "index": 0,
-            "message": {"role": "assistant", "content": "It is on its way. 🦀", "refusal": null},
+            "message": {"role": "assistant", "content": "On its way. 🦀", "refusal": null},
             "logprobs": null,
             "finish_reason": "stop",
         }])
     );
-    // <|user|>, the question, <|end|>, <|assistant|>; 22 bytes and the end.
+    // <|user|>, the question, <|end|>, <|assistant|>; 16 bytes and the end.
     assert_eq!(
         answer["usage"],
         json!({
-            "prompt_tokens": 21, "completion_tokens": 23, "total_tokens": 44,
+            "prompt_tokens": 21, "completion_tokens": 17, "total_tokens": 38,
             "prompt_tokens_details": {"cached_tokens": 0},
         })
     );
     let again = served.chat(json!({"max_completion_tokens": 5})).await;
-    assert_eq!((content(&again), &again["choices"][0]["finish_reason"]), ("It is", &json!("length")));
+    assert_eq!((content(&again), &again["choices"][0]["finish_reason"]), ("On it", &json!("length")));
     assert_eq!(again["usage"]["prompt_tokens_details"]["cached_tokens"], 20, "read before");
     served.stop().await;
 }
@@ -63,7 +64,8 @@ async fn the_same_seed_gives_the_same_answers_and_choices_differ() {
     let ask = |seed: i64| {
         let served = &served;
         async move {
-            let answer = served.chat(json!({"temperature": 1.5, "seed": seed, "n": 3, "max_tokens": 20})).await;
+            let answer =
+                served.chat(json!({"temperature": 1.5, "seed": seed, "n": 3, "max_tokens": 20})).await;
             let text = |at: usize| answer["choices"][at]["message"]["content"].as_str().map(str::to_owned);
             assert_eq!(answer["choices"][2]["index"], 2);
             [text(0), text(1), text(2)]
@@ -104,12 +106,16 @@ async fn completions_take_one_prompt_or_many_as_text_or_tokens() {
     let served = Served::of(reciting("one two")).await;
     let ask = |prompt| json!({"model": "scripted", "prompt": prompt, "temperature": 0, "stop": [" t"]});
     let answer = value(&served.post("/v1/completions", &ask(json!("<|assistant|>"))).await);
-    assert_eq!((&answer["object"], &answer["choices"][0]["text"]), (&json!("text_completion"), &json!("one")));
+    assert_eq!(
+        (&answer["object"], &answer["choices"][0]["text"]),
+        (&json!("text_completion"), &json!("one"))
+    );
     for prompts in [json!(["<|assistant|>", "x<|assistant|>"]), json!([[259], [120, 259]])] {
         let mut body = ask(prompts);
         body["n"] = json!(2);
         let answer = value(&served.post("/v1/completions", &body).await);
-        let texts: Vec<_> = answer["choices"].as_array().expect("choices").iter().map(|c| &c["text"]).collect();
+        let texts: Vec<_> =
+            answer["choices"].as_array().expect("choices").iter().map(|c| &c["text"]).collect();
         assert_eq!(texts, [&json!("one"); 4]);
         assert_eq!(answer["usage"]["prompt_tokens"], 3, "a prompt counts once");
         assert_eq!(answer["usage"]["completion_tokens"], 4 * 5);
@@ -125,11 +131,13 @@ async fn answers_follow_the_schema() {
     let served = Served::of(chatter()).await;
     let schema = json!({"type": "object", "properties": {"kind": {"enum": ["ab", "cd"]}},
         "required": ["kind"], "additionalProperties": false});
-    let format = json!({"type": "json_schema", "json_schema": {"name": "x", "strict": true, "schema": schema}});
+    let format =
+        json!({"type": "json_schema", "json_schema": {"name": "x", "strict": true, "schema": schema}});
     // Chatter says letters only; the bias makes the rest possible.
     let bias: serde_json::Map<_, _> =
         (32..127).map(|token| (token.to_string(), json!(0))).chain([("34".to_owned(), json!(5))]).collect();
-    let impossible = super::question(json!({"response_format": format, "logit_bias": bias, "max_tokens": 60}));
+    let impossible =
+        super::question(json!({"response_format": format, "logit_bias": bias, "max_tokens": 60}));
     let answer = served.post("/v1/chat/completions", &impossible).await;
     // What is impossible for the model stays impossible: the request fails, and only it.
     assert_eq!(answer.status, 500);

@@ -3,6 +3,8 @@
 mod adapters;
 mod answers;
 mod errors;
+#[cfg(unix)]
+mod real;
 mod streams;
 mod under_load;
 
@@ -44,6 +46,7 @@ fn model(engine: Scripted) -> Model {
         root: "/models/scripted".into(),
         architecture: None,
         load: Some(Arc::new(load)),
+        active: std::collections::BTreeMap::new(),
     }
 }
 

@@ -184,7 +184,7 @@ fn parse(bytes: &[u8]) -> Read<Head<'_>> {
     // The least that one takes: a length, a byte of name, a type, a value; and for a tensor dimensions and an offset.
     let tensors = cursor.fits(tensors, 8 + 1 + 4 + 8 + 4 + 8)?;
     let pairs = cursor.fits(pairs, 8 + 4 + 1)?;
-    let mut metadata = HashMap::with_capacity(pairs);
+    let mut metadata = HashMap::new();
     for _ in 0..pairs {
         let key = cursor.name()?;
         let kind = cursor.u32()?;
@@ -195,7 +195,7 @@ fn parse(bytes: &[u8]) -> Read<Head<'_>> {
             "this is one piece of a GGUF model: join the pieces with `llama-gguf-split --merge`".into()
         );
     }
-    let mut listed = Vec::with_capacity(tensors);
+    let mut listed = Vec::new();
     for _ in 0..tensors {
         listed.push(cursor.tensor()?);
     }
