@@ -17,6 +17,8 @@ use remora::onnx::llama::block::Keep;
 use remora::onnx::llama::stack::{RowGoal, Stack, Targets};
 use remora::onnx::lora::{Factor, Lora, LoraShape, Projection};
 use remora::onnx::{self, Opened, program};
+use remora::serve::engine::{Engine as _, Row};
+use remora::serve::onnx_engine::{self as engine, OnnxEngine, Precision};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
@@ -64,6 +66,16 @@ enum Verb {
         common: Common,
         #[arg(long)]
         adapter: Option<PathBuf>,
+    },
+    /// The likeliest tokens after prompts, one prompt after the other.
+    Greedy {
+        #[command(flatten)]
+        common: Common,
+        #[arg(long)]
+        new: usize,
+        /// f32, q8, q4, or stored: as the file has them
+        #[arg(long, default_value = "f32")]
+        weights: String,
     },
     /// What training steps cost.
     Steps {
@@ -231,6 +243,7 @@ fn main() -> anyhow::Result<()> {
         Verb::Curve { common, steps, rate, decay } => curve(&common, steps, rate, decay)?,
         Verb::Export(common) => export(&common)?,
         Verb::Logits { common, adapter } => logits(&common, adapter.as_deref())?,
+        Verb::Greedy { common, new, weights } => greedy(&common, new, &weights)?,
         Verb::Steps { common, shape, steps, rank, precision, profile, recompute } => {
             ensure!(precision == "f32", "{precision} is for another time");
             let keep = if recompute { Keep::Input } else { Keep::Products };
@@ -337,6 +350,48 @@ fn logits(common: &Common, adapter: Option<&Path>) -> anyhow::Result<serde_json:
     let logits = stack.logits(&h, &rows)?;
     write(common.out()?, &[("logits".to_owned(), vec![batch.rows, length, model.vocabulary], logits)])?;
     Ok(json!({}))
+}
+
+fn greedy(common: &Common, new: usize, weights: &str) -> anyhow::Result<serde_json::Value> {
+    let (opened, file) = (common.open()?, common.input()?);
+    let precision = match weights {
+        "f32" => Precision::F32,
+        "q8" => Precision::Q8,
+        "q4" => Precision::Q4,
+        "stored" => Precision::AsStored,
+        other => return Err(anyhow!("there are no weights {other}")),
+    };
+    let prompts: Vec<&[i64]> =
+        (0..).map_while(|k| file.integers.get(&format!("prompt.{k}"))).map(Vec::as_slice).collect();
+    let longest = prompts.iter().map(|p| p.len()).max().context("there are no prompts")?;
+    let context = (longest + new).min(opened.checkpoint.architecture.context);
+    let options = engine::Options { slots: 1, context, precision };
+    let mut engine = OnnxEngine::new(&opened.runtime, &opened.checkpoint, Some(opened.cache()), options)?;
+    let best = |logits: &[f32]| {
+        let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]).then(b.cmp(&a)));
+        best.expect("a vocabulary is not empty") as u32
+    };
+    let (mut made, mut prefill, mut decode, mut cpu) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for (k, prompt) in prompts.iter().enumerate() {
+        let prompt: Vec<u32> = prompt.iter().map(|&t| u32::try_from(t)).collect::<Result<_, _>>()?;
+        engine.truncate(0, 0);
+        let start = Instant::now();
+        let mut tokens = vec![best(&engine.prefill(0, &prompt, None)?)];
+        prefill.push(start.elapsed().as_secs_f64());
+        let (start, cpu_start) = (Instant::now(), cpu_seconds());
+        while tokens.len() < new {
+            let token = tokens[tokens.len() - 1];
+            tokens.push(best(&engine.step(&[Row { slot: 0, token, adapter: None }])?));
+        }
+        decode.push(start.elapsed().as_secs_f64());
+        cpu.push(cpu_seconds() - cpu_start);
+        let bytes: Vec<u8> = tokens.iter().flat_map(|&t| i64::from(t).to_le_bytes()).collect();
+        made.push((format!("tokens.{k}"), bytes));
+    }
+    let views = made.iter().map(|(name, bytes)| Ok((name, TensorView::new(Dtype::I64, vec![new], bytes)?)));
+    let views = views.collect::<Result<Vec<_>, safetensors::SafeTensorError>>()?;
+    safetensors::serialize_to_file(views, None, common.out()?)?;
+    Ok(json!({ "prefill_seconds": prefill, "decode_seconds": decode, "decode_cpu_seconds": cpu }))
 }
 
 /// User and system time of this process, in seconds.
