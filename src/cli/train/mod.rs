@@ -168,7 +168,7 @@ impl Phases {
     fn show(&mut self, line: &Line) {
         if self.0.as_ref().is_none_or(|(phase, _)| *phase != line.phase) {
             let doing = doing(line.phase);
-            tracing::debug!(doing, total = line.total, "training");
+            tracing::info!(doing, total = line.total, "a training goes on");
             if let Some((_, old)) = self.0.replace((line.phase, bar(doing, Some(line.total)))) {
                 old.finish_and_clear();
             }
