@@ -90,7 +90,11 @@ fn active(
                 active.insert(alias.name.clone(), alias.current().map(|id| registry.directory(id)));
             }
             Ok(entry) => {
-                tracing::warn!(alias = alias.name, base = entry.lineage.base.model, "is for another base model");
+                tracing::warn!(
+                    alias = alias.name,
+                    base = entry.lineage.base.model,
+                    "is for another base model"
+                );
             }
             Err(error) => tracing::error!(alias = alias.name, %error, "is not served"),
         }

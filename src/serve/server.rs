@@ -147,7 +147,11 @@ async fn load_active(active: BTreeMap<String, Option<PathBuf>>, names: &Names, l
             },
         };
         if let Err(reason) = done {
-            tracing::error!(alias, reason, "the active adapter cannot be served; the base model answers instead");
+            tracing::error!(
+                alias,
+                reason,
+                "the active adapter cannot be served; the base model answers instead"
+            );
             drop(names.put_base(&alias));
         }
     }

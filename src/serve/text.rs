@@ -32,12 +32,19 @@ pub trait Text: Send + Sync {
 pub struct ModelText {
     tokenizer: Tokenizer,
     template: ChatTemplate,
+    vocabulary: usize,
 }
 
 impl ModelText {
     #[must_use]
     pub fn of(checkpoint: &Checkpoint) -> Self {
-        Self { tokenizer: checkpoint.tokenizer.clone(), template: checkpoint.template.clone() }
+        let tokenizer = checkpoint.tokenizer.clone();
+        // A model without a tokenizer takes and says tokens by their numbers.
+        let vocabulary = match tokenizer.vocabulary() {
+            0 => checkpoint.architecture.vocabulary,
+            size => size,
+        };
+        Self { tokenizer, template: checkpoint.template.clone(), vocabulary }
     }
 }
 
@@ -55,7 +62,7 @@ impl Text for ModelText {
     }
 
     fn vocabulary(&self) -> usize {
-        self.tokenizer.vocabulary()
+        self.vocabulary
     }
 
     fn render(

@@ -1,18 +1,18 @@
 //! The loop: steps, evaluations, saved states, and when to stop.
 
 use std::collections::HashMap;
-use std::f64::consts::PI;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ort::value::DynTensor;
-use serde::Serialize;
 
 use super::draw::{Order, first_adapter};
 use super::evaluate::{evaluate, labels, small};
 use super::example::{Example, Goal};
+use super::pace::{due, rate, trouble};
 use super::pack::{self, Packed};
+use super::report::{Ended, Event, Report, Trained};
 use super::state::{self, Best, Reached, Vectors};
 use super::{Options, TrainError};
 use crate::onnx::adamw::{AdamW, Moments, Step};
@@ -20,9 +20,6 @@ use crate::onnx::llama::heads::Loss;
 use crate::onnx::llama::stack::{RowGoal, Stack, Targets};
 use crate::onnx::lora::Lora;
 use crate::onnx::program::{self, Runtime};
-
-/// Steps over which losses are averaged to see whether a run diverges.
-const WINDOW: usize = 8;
 
 /// What to train on.
 pub struct Job<'a> {
@@ -32,62 +29,6 @@ pub struct Job<'a> {
     pub options: &'a Options,
     /// Where states are saved and looked for; `None`: nowhere.
     pub state: Option<&'a Path>,
-}
-
-/// What happens during a run.
-#[derive(Clone, Debug, Serialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-pub enum Event {
-    /// A saved state was found: steps that were done already.
-    Resumed { step: u64 },
-    Step {
-        step: u64,
-        steps: u64,
-        /// Of this step, in nats a token.
-        loss: f64,
-        learning_rate: f64,
-        /// Of the gradient, before it is cut.
-        norm: f64,
-        tokens_per_second: f64,
-        seconds_left: f64,
-    },
-    /// The loss on what is held out.
-    Evaluated { step: u64, loss: f64 },
-}
-
-/// Why a run ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Ended {
-    Finished,
-    /// What is held out stopped getting better.
-    EarlyStopped,
-    Cancelled,
-    /// Numbers went wrong; the adapter is the last good one.
-    Diverged(String),
-}
-
-/// What a run did.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Report {
-    pub ended: Ended,
-    /// Steps done, and planned.
-    pub step: u64,
-    pub steps: u64,
-    /// Tokens that went through the model in training.
-    pub tokens: u64,
-    pub seconds: f64,
-    /// Of each step.
-    pub losses: Vec<f64>,
-    /// Losses on what is held out: of the base model, and of the adapter.
-    pub held_out_before: Option<f64>,
-    pub held_out_after: Option<f64>,
-}
-
-/// An adapter, and how it came to be.
-pub struct Trained {
-    pub lora: Lora,
-    pub report: Report,
 }
 
 /// Trains an adapter. `stack` was made with the shape of `options`. `observe` hears what happens and may end the run, which
@@ -105,6 +46,9 @@ pub fn run(
     let mut run = Run::new(stack, runtime, job)?;
     run.resume(observe)?;
     let ended = run.go(observe)?;
+    if ended == Ended::Cancelled && run.reached.step > run.begun {
+        run.save()?;
+    }
     run.finish(ended)
 }
 
@@ -274,7 +218,7 @@ impl<'a, 'j> Run<'a, 'j> {
             loss += found.loss;
             tokens += (packed.batch.rows * packed.batch.length) as u64;
         }
-        if let Some(reason) = self.trouble(loss, norm) {
+        if let Some(reason) = trouble(&self.reached, loss, norm) {
             return Ok(Err(reason));
         }
         let cut = if options.clip > 0.0 { (options.clip / (norm + 1e-6)).min(1.0) } else { 1.0 };
@@ -329,23 +273,6 @@ impl<'a, 'j> Run<'a, 'j> {
         Ok(targets)
     }
 
-    /// Why the numbers of a step cannot be right, if so.
-    fn trouble(&self, loss: f64, norm: f64) -> Option<String> {
-        let step = self.reached.step + 1;
-        if !loss.is_finite() || !norm.is_finite() {
-            return Some(format!("at step {step} the loss was {loss} and the gradient's norm {norm}"));
-        }
-        let losses = &self.reached.losses;
-        if losses.len() < 2 * WINDOW {
-            return None;
-        }
-        #[expect(clippy::cast_precision_loss, reason = "the window is small")]
-        let mean = |l: &[u64]| l.iter().map(|b| f64::from_bits(*b)).sum::<f64>() / l.len() as f64;
-        let (first, last) = (mean(&losses[..WINDOW]), mean(&losses[losses.len() - WINDOW..]));
-        (last > 2.0 * first + 1.0)
-            .then(|| format!("at step {step} the loss had risen from {first:.3} to {last:.3}"))
-    }
-
     fn evaluate(&mut self) -> Result<f64, TrainError> {
         let values: Vec<&DynTensor> = self.now.iter().map(|m| &m.values).collect();
         let loss = evaluate(self.stack, Some(&values), self.job.held_out, self.job.options.pass_tokens)?.loss;
@@ -364,12 +291,12 @@ impl<'a, 'j> Run<'a, 'j> {
     }
 
     fn save_when_due(&self) -> Result<(), TrainError> {
-        match self.job.state {
-            Some(dir) if due(self.reached.step, self.job.options.save_every) => {
-                state::save(dir, &self.reached, &Vectors { now: &self.now, best: &self.best })
-            }
-            _ => Ok(()),
-        }
+        if due(self.reached.step, self.job.options.save_every) { self.save() } else { Ok(()) }
+    }
+
+    fn save(&self) -> Result<(), TrainError> {
+        let vectors = Vectors { now: &self.now, best: &self.best };
+        self.job.state.map_or(Ok(()), |dir| state::save(dir, &self.reached, &vectors))
     }
 
     /// The best adapter, or the last where nothing is held out.
@@ -425,23 +352,6 @@ impl<'a, 'j> Run<'a, 'j> {
             seconds_left: elapsed / done as f64 * (all - done) as f64,
         }
     }
-}
-
-/// Whether something that happens every so many steps happens now.
-fn due(step: u64, every: u64) -> bool {
-    every > 0 && step.is_multiple_of(every)
-}
-
-/// The learning rate of a step, counted from 1: a straight rise, then half a cosine down to 0.
-fn rate(options: &Options, step: u64, steps: u64) -> f64 {
-    let warmup = options.warmup.min(steps / 2);
-    #[expect(clippy::cast_precision_loss, reason = "steps are far below 2^52")]
-    let ratio = |a: u64, b: u64| a as f64 / b.max(1) as f64;
-    if step <= warmup {
-        return options.learning_rate * ratio(step, warmup);
-    }
-    let along = ratio(step - warmup - 1, steps - warmup);
-    options.learning_rate * 0.5 * (1.0 + (PI * along).cos())
 }
 
 /// What a run depends on.

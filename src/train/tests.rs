@@ -6,7 +6,6 @@ use std::path::Path;
 use super::*;
 use crate::onnx::llama::block::Keep;
 use crate::onnx::llama::stack::Stack;
-use crate::onnx::lora::Projection;
 use crate::onnx::testing::{Noise, runtime, tiny_weights};
 
 /// Sequences that count upwards from different starts, modulo 40: easy to learn, hard to guess.
@@ -51,6 +50,11 @@ struct Play<'a> {
 
 impl Play<'_> {
     fn run(&self) -> (Trained, Vec<Event>) {
+        self.run_with(|_| ())
+    }
+
+    /// `heard` is told of each step before the run may save or end.
+    fn run_with(&self, mut heard: impl FnMut(u64)) -> (Trained, Vec<Event>) {
         let mut events = Vec::new();
         let job = Job {
             examples: self.examples,
@@ -60,6 +64,9 @@ impl Play<'_> {
         };
         let trained = run(&mut stack(self.options), &runtime(), &job, &mut |event| {
             events.push(event.clone());
+            if let Event::Step { step, .. } = event {
+                heard(*step);
+            }
             match event {
                 Event::Step { step, .. } if Some(*step) == self.until => ControlFlow::Break(()),
                 _ => ControlFlow::Continue(()),
@@ -93,7 +100,7 @@ fn a_resumed_run_equals_the_uninterrupted_one_bit_for_bit() {
         Play { examples: &examples, held_out: &held_out, options: &options, state: None, until: None };
     let (whole, _) = whole.run();
     let dir = tempfile::tempdir().unwrap();
-    // Ended after step 7, it goes on after step 5, which was the last to be saved.
+    // Ended after step 6; the state of step 5 was saved on the way, and is what a kill would have left.
     let play = |until| Play {
         examples: &examples,
         held_out: &held_out,
@@ -101,8 +108,18 @@ fn a_resumed_run_equals_the_uninterrupted_one_bit_for_bit() {
         state: Some(dir.path()),
         until,
     };
-    let (part, _) = play(Some(7)).run();
-    assert_eq!((part.report.ended, part.report.step), (Ended::Cancelled, 7));
+    let state = dir.path().join("state.safetensors");
+    let mut killed = Vec::new();
+    let (part, _) = play(Some(6)).run_with(|step| {
+        if step == 6 {
+            killed = std::fs::read(&state).unwrap();
+        }
+    });
+    assert_eq!((part.report.ended, part.report.step), (Ended::Cancelled, 6));
+    let (part, events) = play(Some(8)).run();
+    assert!(matches!(events[0], Event::Resumed { step: 6 }), "{:?}", events[0]);
+    assert_eq!(part.report.step, 8);
+    std::fs::write(&state, killed).unwrap();
     let (resumed, events) = play(None).run();
     assert!(matches!(events[0], Event::Resumed { step: 5 }), "{:?}", events[0]);
     assert_eq!(resumed.lora, whole.lora);
@@ -223,5 +240,4 @@ fn unusable_examples_and_options_are_named() {
     assert!(attempt(&good, &Options { batch: 0, ..options() }).contains("batch is 1 or more"));
     assert!(attempt(&counting(0..2, Goal::Base), &options()).contains("nothing to train on"));
     assert!(attempt(&good, &Options { targets: vec![], ..options() }).contains("targets"));
-    let _ = Projection::ALL;
 }

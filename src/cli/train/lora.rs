@@ -156,7 +156,9 @@ impl Lora {
         let config = self.common.load()?;
         if self.out.exists() {
             let out = self.out.display();
-            return Err(Failure::Usage(format!("{out} exists: adapters are not written over, name another --out")));
+            return Err(Failure::Usage(format!(
+                "{out} exists: adapters are not written over, name another --out"
+            )));
         }
         let chats = jsonl::read(&self.data)?;
         let held_out = self.held_out.as_deref().map(jsonl::read).transpose()?.unwrap_or_default();
@@ -215,7 +217,9 @@ impl Lora {
     fn tell(&self, report: &Report) -> anyhow::Result<()> {
         if let Ended::Diverged(reason) = &report.ended {
             let out = self.out.display();
-            bail!("training was stopped, since {reason}; {out} holds the adapter from before: lower --learning-rate");
+            bail!(
+                "training was stopped, since {reason}; {out} holds the adapter from before: lower --learning-rate"
+            );
         }
         if self.json {
             return output::json_line(&json!({ "out": self.out, "report": report }));

@@ -1,10 +1,16 @@
 use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::routing::post;
+use serde_json::{Value, json};
 
 use super::*;
 
 const SEEDS: [u64; 4] = [0, 1, 2, 77];
 
-/// Six words in a row, digits masked: what two texts share when they share a sentence of the pools.
+/// Numbers of orders.
 fn numbers(text: &str) -> HashSet<String> {
     text.split(|c: char| !c.is_ascii_digit()).filter(|w| w.len() == 5).map(str::to_owned).collect()
 }
@@ -159,4 +165,105 @@ fn the_best_prompt_shows_an_example_of_each_queue_and_the_plain_one_none() {
         let said = worked[answer]["content"].as_str().unwrap_or_default();
         assert!(said.contains(&serde_json::to_string(&queue).unwrap()), "{said}");
     }
+}
+
+/// A proxy that takes feedback on what it answered: it sorts every other message right, and repeats the rest.
+fn proxy(right: Vec<Message>, told: Arc<Mutex<Vec<Value>>>) -> axum::Router {
+    let complete = async move |Json(request): Json<Value>| {
+        let asked = request["messages"].as_array().and_then(|m| m.last()).map(|m| m["content"].clone());
+        let asked = asked.as_ref().and_then(Value::as_str).unwrap_or_default().to_owned();
+        let place = right.iter().position(|m| m.text == asked);
+        let said = match place.filter(|place| place % 2 == 0) {
+            Some(place) => right[place].right.to_string(),
+            None => asked,
+        };
+        let message = json!({"role": "assistant", "content": said});
+        let id = format!("chatcmpl-{}", place.map_or(-1, |p| p as i64));
+        Json(json!({
+            "id": id, "object": "chat.completion", "created": 0, "model": request["model"],
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+        }))
+    };
+    let feedback = async move |Json(said): Json<Value>| {
+        told.lock().unwrap().push(said);
+        (StatusCode::ACCEPTED, Json(json!({})))
+    };
+    axum::Router::new()
+        .route("/v1/chat/completions", post(complete))
+        .route("/remora/v1/feedback", post(feedback))
+}
+
+#[tokio::test]
+async fn every_wrong_answer_is_corrected_and_every_right_one_confirmed() {
+    let all = messages(5, Half::Learned, 12);
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let served = axum::serve(listener, proxy(all.clone(), told.clone()));
+    let work = async {
+        let desk = Desk::new(&base, "alias", "tickets");
+        let mut heard = 0;
+        let day = desk.ask(&all, &mut || heard += 1).await.unwrap();
+        assert_eq!((heard, day.n(), day.exact(), day.valid()), (12, 12, 6, 6));
+        assert!(day.asked.iter().enumerate().all(|(i, a)| a.index == i && a.verdict.exact() == (i % 2 == 0)));
+        let told = desk.correct(&day, &all).await.unwrap();
+        assert_eq!(told, Feedback { confirmed: 6, corrected: 6, refused: 0 });
+    };
+    tokio::select! {
+        served = std::future::IntoFuture::into_future(served) => panic!("the server stopped: {served:?}"),
+        () = work => {}
+    }
+    for said in told.lock().unwrap().iter() {
+        let place: usize = said["response_id"].as_str().unwrap()["chatcmpl-".len()..].parse().unwrap();
+        let (label, correction) = match place % 2 {
+            0 => ("success", Value::Null),
+            _ => ("failure", all[place].right.to_string().into()),
+        };
+        assert_eq!((&said["label"], &said["correction"]), (&label.into(), &correction));
+    }
+}
+
+#[test]
+fn the_report_has_both_days_and_says_who_was_refused() {
+    let asked = |exact: bool| Asked {
+        index: 0,
+        response_id: None,
+        said: String::new(),
+        verdict: Verdict { valid: true, queue: exact, order_id: true },
+    };
+    let day = |right: usize| Day { asked: (0..10).map(|i| asked(i < right)).collect(), seconds: 3.0 };
+    let (plain, day1, day2) = (day(0), day(2), day(9));
+    let mut night =
+        Night { learned_from: 48, held_out: 12, alias: "default-tickets".into(), ..Night::default() };
+    let forgotten = Forgotten { perplexity: Some((30.0, 31.5)), questions: 12, answered: (8, 7) };
+    let report = |night: &Night| {
+        let report = Report {
+            model: "default",
+            seed: 1,
+            shuffled: false,
+            corrected_on: &plain,
+            feedback: Feedback { corrected: 10, ..Feedback::default() },
+            day1: &day1,
+            night,
+            day2: &day2,
+            forgotten,
+            seconds: 9.0,
+            dashboard: "http://x",
+        };
+        (text(&report, crate::demo::report::Style::Plain), json(&report))
+    };
+    let (said, data) = report(&night);
+    assert!(said.contains("refused: default-tickets stays the base"), "{said}");
+    for expected in
+        ["10 corrections", "2 of 10", "9 of 10", "+70 points", "(+5.0 %)", "8 of 12", "7 by default-tickets"]
+    {
+        assert!(said.contains(expected), "{expected} in {said}");
+    }
+    assert_eq!((&data["day1"]["n"], &data["day1"]["success"]), (&json!(10), &json!(2)));
+    assert_eq!((&data["day2"]["n"], &data["day2"]["success"]), (&json!(10), &json!(9)));
+    assert!((data["forgotten"]["perplexity_rise"].as_f64().unwrap() - 0.05).abs() < 1e-9);
+    night.kept = true;
+    night.version = Some("a-1".into());
+    assert!(report(&night).0.contains("kept: a-1 answers as default-tickets"), "{said}");
 }

@@ -62,7 +62,11 @@ impl Verdict {
     /// Judges what a model said. Space around the object is no mistake, anything else is.
     #[must_use]
     pub fn of(said: &str, right: &Ticket) -> Self {
-        let Ok(form) = serde_json::from_str::<Form>(said.trim()) else { return Self::default() };
+        // A list of two would be read as the two fields.
+        let object = Some(said.trim()).filter(|said| said.starts_with('{'));
+        let Some(form) = object.and_then(|said| serde_json::from_str::<Form>(said).ok()) else {
+            return Self::default();
+        };
         let queue: Option<Queue> = serde_json::from_value(form.queue.into()).ok();
         Self { valid: true, queue: queue == Some(right.queue), order_id: form.order_id == right.order_id }
     }

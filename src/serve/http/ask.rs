@@ -29,6 +29,8 @@ pub(super) struct Asked {
     frequency_penalty: Option<f32>,
     presence_penalty: Option<f32>,
     pub response_format: Option<Value>,
+    /// As vLLM has it: tokens are told by their numbers, `token_id:7`, not by their text.
+    pub return_tokens_as_token_ids: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -6,7 +6,7 @@ use tokio::sync::Semaphore;
 
 use super::ask::{Asked, fits};
 use super::error::ApiError;
-use super::frame::{Frame, Shape};
+use super::frame::{Frame, Shape, Tell};
 use super::{plain, stream};
 use crate::onnx::lora::Lora;
 use crate::serve::grammar::Grammars;
@@ -64,12 +64,14 @@ impl Desk {
         };
         let (shape, logprobs) = (wanted.shape, wanted.logprobs);
         let (streams, with_usage) = (wanted.asked.streams(), wanted.asked.with_usage());
+        let numbers = wanted.asked.return_tokens_as_token_ids.unwrap_or(false);
         let permit = self.preparing.acquire().await.map_err(|_| ApiError::stopping())?;
         let desk = self.clone();
         let order = tasks::blocking(move || desk.prepare(wanted, adapter)).await;
         drop(permit);
         let order = order.ok_or_else(|| ApiError::ours("the request could not be prepared"))??;
-        let frame = Frame::new(shape, name, &order, logprobs.is_some(), self.text.clone());
+        let tell = logprobs.map(|_| if numbers { Tell::Numbers } else { Tell::Text });
+        let frame = Frame::new(shape, name, &order, tell, self.text.clone());
         let mut answer = self.scheduler.submit(order)?;
         // Until the first token there can still be a status that says what went wrong.
         let first = answer.next().await.ok_or_else(ApiError::stopping)?;

@@ -17,6 +17,14 @@ pub(super) enum Shape {
     Text,
 }
 
+/// How tokens are told where their probabilities are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tell {
+    Text,
+    /// `token_id:7`
+    Numbers,
+}
+
 /// What all parts of one answer share.
 pub(super) struct Frame {
     shape: Shape,
@@ -25,7 +33,7 @@ pub(super) struct Frame {
     /// As the request names it.
     model: String,
     /// Whether probabilities were asked for.
-    logprobs: bool,
+    tell: Option<Tell>,
     text: Arc<dyn Text>,
     prompt_tokens: usize,
     /// Answers a prompt.
@@ -59,7 +67,7 @@ impl Frame {
         shape: Shape,
         model: String,
         order: &Order,
-        logprobs: bool,
+        tell: Option<Tell>,
         text: Arc<dyn Text>,
     ) -> Self {
         let prefix = match shape {
@@ -71,7 +79,7 @@ impl Frame {
             id: format!("{prefix}-{}", Uuid::now_v7().simple()),
             created: Micros::now().0 / 1_000_000,
             model,
-            logprobs,
+            tell,
             text,
             prompt_tokens: order.prompts.iter().map(Vec::len).sum(),
             choices: order.choices,
@@ -162,7 +170,7 @@ impl Frame {
     }
 
     fn logprobs(&self, told: &[Told]) -> Value {
-        if !self.logprobs {
+        if self.tell.is_none() {
             return Value::Null;
         }
         match self.shape {
@@ -199,6 +207,9 @@ impl Frame {
     }
 
     fn token(&self, token: u32) -> String {
-        String::from_utf8_lossy(self.text.bytes(token)).into_owned()
+        match self.tell {
+            Some(Tell::Numbers) => format!("token_id:{token}"),
+            _ => String::from_utf8_lossy(self.text.bytes(token)).into_owned(),
+        }
     }
 }

@@ -147,8 +147,10 @@ impl<'a> Night<'a> {
         let Means { store, settings, model, start, .. } = self.means;
         let order = Order { scope: run.scope.clone(), model: model.to_owned(), settings: settings.clone() };
         let (training, held_out) = (chats(&selection.training), chats(&selection.held_out));
-        let work = Work::make(&store.dir().training().join("work"), &order, &training, &held_out)?;
-        let cleared = Cleared(&work);
+        // A name of its own: a child that outlived its night for a moment finds its directory gone, not another's.
+        let cleared = Cleared(store.dir().training().join("work"));
+        cleared.now()?;
+        let work = Work::make(&cleared.0.join(run.started.0.to_string()), &order, &training, &held_out)?;
         let ended = child::run(start(&work), told);
         let report = work.read_report()?;
         match (ended, report) {
@@ -221,12 +223,18 @@ fn scores(report: &Report) -> AdapterScores {
     }
 }
 
-/// Removes the work directory, however the night goes on.
-struct Cleared<'a>(&'a Work);
+/// Removes the work directories, however the night goes on.
+struct Cleared(PathBuf);
 
-impl Drop for Cleared<'_> {
+impl Cleared {
+    fn now(&self) -> Result<(), PassError> {
+        Work::open(&self.0).clear()
+    }
+}
+
+impl Drop for Cleared {
     fn drop(&mut self) {
-        if let Err(error) = self.0.clear() {
+        if let Err(error) = self.now() {
             tracing::warn!(%error, "the work directory of a training stays; the next one removes it");
         }
     }

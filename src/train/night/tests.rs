@@ -128,8 +128,8 @@ fn a_killed_child_costs_its_night_and_the_next_is_fine() {
     assert!(is_clean(world.store.dir()));
     // A night that was killed itself leaves its directory.
     let left = world.store.dir().training().join("work");
-    std::fs::create_dir_all(left.join("adapter")).expect("made");
-    std::fs::write(left.join("report.json"), "{}").expect("written");
+    std::fs::create_dir_all(left.join("1/adapter")).expect("made");
+    std::fs::write(left.join("1/report.json"), "{}").expect("written");
     let learner = RefCell::new(Parrot { learns: true, ..Parrot::default() });
     let run = night(&world, &settings(), &in_process(&learner));
     assert_eq!(run.outcome, Ended::Kept, "{:?}", run.reasons);

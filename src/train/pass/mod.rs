@@ -288,8 +288,8 @@ pub fn run(
         let candidate = gate::examine_candidate(&mut *learner.model(Who::Candidate)?, &paper, most)?;
         report.verdict = gate::decide(&report.base, &candidate, &settings.gate);
         report.candidate = Some(candidate);
-        learner.save(&work.adapter())?;
         go_on(Phase::Gate, 1, 1, None)?;
+        learner.save(&work.adapter())?;
     }
     report.seconds = began.elapsed().as_secs_f64();
     work.report(&report)?;

@@ -3,6 +3,8 @@
 mod adapters;
 mod answers;
 mod errors;
+#[cfg(unix)]
+mod real;
 mod streams;
 mod under_load;
 
