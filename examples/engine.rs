@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::{Context as _, anyhow, ensure};
 use clap::{Args, Parser, Subcommand};
 use ort::value::DynTensor;
+use remora::adapters::peft;
 use remora::config::{Config, DeviceChoice};
 use remora::model::Silent;
 use remora::onnx::adamw::{AdamW, Moments, Step};
@@ -333,17 +334,22 @@ fn curve(common: &Common, steps: u64, rate: f64, decay: f64) -> anyhow::Result<s
 }
 
 fn export(common: &Common) -> anyhow::Result<serde_json::Value> {
-    let _ = (common.input()?, common.out()?);
-    Err(anyhow!("not yet"))
+    let (opened, file) = (common.open()?, common.input()?);
+    let model = &opened.checkpoint.architecture;
+    peft::write(common.out()?, &file.lora(model)?, model, &common.model)?;
+    Ok(json!({}))
 }
 
 fn logits(common: &Common, adapter: Option<&Path>) -> anyhow::Result<serde_json::Value> {
     let (opened, file) = (common.open()?, common.input()?);
-    ensure!(adapter.is_none(), "not yet");
     let model = &opened.checkpoint.architecture;
     let (batch, _) = file.batch(model, 0)?;
-    let mut stack = Stack::new(&opened.runtime, opened.weights()?, None, Keep::Input)?;
-    let h = stack.forward(&batch, None)?;
+    let lora = adapter.map(|directory| peft::read(directory, model)).transpose()?;
+    let shape = lora.as_ref().map(|lora| lora.shape.clone());
+    let mut stack = Stack::new(&opened.runtime, opened.weights()?, shape, Keep::Input)?;
+    let vectors = tensors(lora.as_ref().map_or(&[], |lora| &lora.layers))?;
+    let vectors: Vec<&DynTensor> = vectors.iter().collect();
+    let h = stack.forward(&batch, lora.is_some().then_some(&vectors[..]))?;
     let (length, padded) = (file.shapes["ids"][1], batch.length);
     let rows: Vec<i64> =
         (0..batch.rows).flat_map(|row| (0..length).map(move |i| (row * padded + i) as i64)).collect();
