@@ -284,7 +284,7 @@ fn matrices_in_blocks_decode_as_the_floats_that_they_stand_for() {
             let mut unrounded = engine(family, 1);
             let (mut worst, mut from_unrounded) = (0.0f32, 0.0f32);
             for token in [3, 40, 17, 90, 8] {
-                let mut logits = |engine: &mut OnnxEngine| engine.step(&[row(0, token, None)]).unwrap();
+                let logits = |engine: &mut OnnxEngine| engine.step(&[row(0, token, None)]).unwrap();
                 let found = logits(&mut blocks);
                 worst = worst.max(error(&found, &logits(&mut floats)));
                 from_unrounded = from_unrounded.max(error(&found, &logits(&mut unrounded)));
