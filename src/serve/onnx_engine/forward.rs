@@ -29,6 +29,8 @@ use crate::onnx::program::{Program, Runtime, read};
 pub(super) const STREAM: &str = "x";
 pub(super) const LAST: &str = "last_position";
 pub(super) const TOTAL: &str = "longest";
+/// Only where [`rotates_itself`] says no.
+pub(super) const POSITIONS: &str = "positions";
 pub(super) const PICKED: &str = "picked";
 pub(super) const LOGITS: &str = "logits";
 
@@ -45,6 +47,7 @@ struct Builder<'a> {
     masks: [Var; 3],
     last: Var,
     total: Var,
+    positions: Var,
     cos: Var,
     sin: Var,
 }
@@ -72,7 +75,8 @@ pub(super) fn program(
     });
     let last = g.input(LAST, &[Dim::Named("B")], INT32);
     let total = g.input(TOTAL, &[Dim::Size(1)], INT32);
-    let mut builder = Builder { g, model, source, masks, last, total, cos, sin };
+    let positions = g.input(POSITIONS, &stream[..2], I64);
+    let mut builder = Builder { g, model, source, masks, last, total, positions, cos, sin };
     let mut outputs = Vec::new();
     let mut h = (x, None);
     for layer in 0..model.layers {
@@ -82,6 +86,11 @@ pub(super) fn program(
     let mut named: Vec<(&str, Var)> = vec![(LOGITS, logits)];
     named.extend(outputs.iter().map(|(name, var)| (name.as_str(), *var)));
     Ok(builder.g.program(runtime, &named, &[])?)
+}
+
+/// Whether the attention operation turns queries and keys as well: it refuses heads of other widths.
+fn rotates_itself(model: &Architecture) -> bool {
+    model.head_dim.is_multiple_of(16)
 }
 
 /// Lanes of a group of `width` projections.
@@ -158,10 +167,18 @@ impl Builder<'_> {
             qkv = self.g.add(qkv, bias);
         }
         let (queries, keys) = (model.query_width(), model.kv_width());
-        let taken = if model.qk_norm {
+        let rotates = rotates_itself(model);
+        let taken = if model.qk_norm || !rotates {
             let parts = self.g.split(qkv, 2, &[queries, keys, keys]);
-            let q = self.head_norm(parts[0], part(LayerPart::QueryNorm))?;
-            let k = self.head_norm(parts[1], part(LayerPart::KeyNorm))?;
+            let (mut q, mut k) = (parts[0], parts[1]);
+            if model.qk_norm {
+                q = self.head_norm(q, part(LayerPart::QueryNorm))?;
+                k = self.head_norm(k, part(LayerPart::KeyNorm))?;
+            }
+            if !rotates {
+                q = self.g.rotary(q, self.positions, self.cos, self.sin);
+                k = self.g.rotary(k, self.positions, self.cos, self.sin);
+            }
             [Some(q), Some(k), Some(parts[2])]
         } else {
             [Some(qkv), None, None]
@@ -174,13 +191,16 @@ impl Builder<'_> {
         let mut attributes = vec![
             ("num_heads", small(model.heads)),
             ("kv_num_heads", small(model.kv_heads)),
-            ("do_rotary", Attribute::Integer(1)),
+            ("do_rotary", Attribute::Integer(rotates.into())),
         ];
         if let Some(window) = model.sliding_window {
             attributes.push(("local_window_size", small(window)));
         }
         let mut inputs = taken.to_vec();
-        inputs.extend([past[0], past[1], self.last, self.total, self.cos, self.sin].map(Some));
+        inputs.extend([past[0], past[1], self.last, self.total].map(Some));
+        if rotates {
+            inputs.extend([self.cos, self.sin].map(Some));
+        }
         let mut shape = self.g.shape(x).to_vec();
         shape[2] = queries.into();
         let kinds = [(shape, F32), (held.to_vec(), F32), (held.to_vec(), F32)];

@@ -163,16 +163,23 @@ impl OnnxEngine {
         let small = |n: usize| i32::try_from(n).expect("contexts are small");
         let last: Vec<i32> =
             order.iter().map(|&index| small(self.cache.length(slots[index]) + more - 1)).collect();
+        let position = |index: usize| {
+            let held = self.cache.length(slots[index]);
+            (held..held + more).map(|p| i64::try_from(p).expect("contexts are small"))
+        };
+        let positions = order.iter().flat_map(|&index| position(index)).collect();
         let longest = last.iter().max().expect("there are rows") + 1;
         let picked = places.iter().map(|&p| i64::try_from((p + 1) * more - 1).expect("rows are few"));
         let x = program::floats(&[count, more, self.hidden], x)?;
         let last = Tensor::from_array(([count], last)).map_err(ProgramError::from)?.upcast();
         let longest = Tensor::from_array(([1], vec![longest])).map_err(ProgramError::from)?.upcast();
+        let positions = program::integers(&[count, more], positions)?;
         let picked = program::integers(&[count], picked.collect())?;
         let outputs = self.program.run(&[
             (forward::STREAM, &x),
             (forward::LAST, &last),
             (forward::TOTAL, &longest),
+            (forward::POSITIONS, &positions),
             (forward::PICKED, &picked),
         ])?;
         let logits = program::read(&outputs[0])?.to_vec();

@@ -281,16 +281,17 @@ fn matrices_in_blocks_decode_as_the_floats_that_they_stand_for() {
             });
             let mut floats = engine_of(&rounded.1, 1, Precision::F32);
             let mut blocks = engine_of(&checkpoint(family), 1, precision);
-            let mut worst = 0.0f32;
+            let mut unrounded = engine(family, 1);
+            let (mut worst, mut from_unrounded) = (0.0f32, 0.0f32);
             for token in [3, 40, 17, 90, 8] {
-                let expected = floats.step(&[row(0, token, None)]).unwrap();
-                worst = worst.max(error(&blocks.step(&[row(0, token, None)]).unwrap(), &expected));
+                let logits = |engine: &mut OnnxEngine| engine.step(&[row(0, token, None)]).unwrap();
+                let found = logits(&mut blocks);
+                worst = worst.max(error(&found, &logits(&mut floats)));
+                from_unrounded = from_unrounded.max(error(&found, &logits(&mut unrounded)));
             }
             // Activations are rounded to 8 bits in each product.
-            assert!(worst < 0.02, "{family}, {precision:?}: {worst}");
-            let unrounded = engine(family, 1).prefill(0, &[3, 40, 17, 90, 8], None).unwrap();
-            let expected = floats.prefill(0, &[3], None).unwrap();
-            assert!(bits == 8 || error(&unrounded, &expected) > 0.02, "rounding to 4 bits shows");
+            assert!(worst < 0.05, "{family}, {precision:?}: {worst}");
+            assert!(bits == 8 || worst < from_unrounded / 2.0, "{family}: {worst} and {from_unrounded}");
         }
     }
 }
@@ -303,7 +304,7 @@ fn a_gguf_file_decodes_from_its_own_blocks() {
     for token in [3, 40, 17, 90, 8] {
         let expected = floats.step(&[row(0, token, None)]).unwrap();
         let found = stored.step(&[row(0, token, None)]).unwrap();
-        assert!(error(&found, &expected) < 0.02, "{}", error(&found, &expected));
+        assert!(error(&found, &expected) < 0.05, "{}", error(&found, &expected));
     }
 }
 
