@@ -58,7 +58,7 @@ pub enum AdapterError {
     Busy { path: PathBuf },
 
     #[error(transparent)]
-    Swap(#[from] SwapError),
+    Swap(Box<SwapError>),
 }
 
 /// A server did not take an adapter. What it served before, it still serves, unless the message says otherwise.
@@ -92,6 +92,12 @@ pub enum SwapError {
 
     #[error("{first}; and then, going back: {second}")]
     Twice { first: Box<SwapError>, second: Box<SwapError> },
+}
+
+impl From<SwapError> for AdapterError {
+    fn from(error: SwapError) -> Self {
+        Self::Swap(Box::new(error))
+    }
 }
 
 impl AdapterError {

@@ -43,7 +43,7 @@ pub(super) struct Train {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    Lora(lora::Lora),
+    Lora(Box<lora::Lora>),
     /// One training in a work directory: what the night starts as a process of its own.
     #[command(hide = true)]
     Pass(pass::Pass),
