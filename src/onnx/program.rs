@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 
+use ort::AsPointer as _;
 use ort::environment::Environment;
 use ort::ep;
 use ort::memory::MemoryInfo;
@@ -80,8 +81,21 @@ impl Runtime {
         if let Some(dir) = &self.profile {
             options = options.with_profiling(dir.join("profile"))?;
         }
+        share_threads(&options)?;
         Ok(options)
     }
+}
+
+/// Makes a session of these settings use the environment's threads. `ort` does so for models that are read, but not for
+/// graphs that are built: each of those would start threads of its own.
+#[expect(unsafe_code, reason = "there is no other way to this setting")]
+fn share_threads(options: &SessionBuilder) -> Result<(), ProgramError> {
+    // SAFETY: the address is that of live settings which nobody else uses meanwhile, since they were just made.
+    unsafe {
+        let status = (ort::api().DisablePerSessionThreads)(options.ptr().cast_mut());
+        ort::Error::result_from_status(status)?;
+    }
+    Ok(())
 }
 
 /// A compiled graph.
