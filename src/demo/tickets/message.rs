@@ -109,7 +109,7 @@ impl Maker {
     }
 
     fn one(&self, pool: &[&'static str], what: &str, of: &str) -> &'static str {
-        *pick::<&'static str>(pool, self.seed, what, of)
+        pick::<&'static str>(pool, self.seed, what, of)
     }
 
     /// Five digits; those of one half are even, those of the other odd.

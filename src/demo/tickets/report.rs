@@ -61,64 +61,76 @@ fn percent(part: usize, of: usize) -> f64 {
     if of == 0 { 0.0 } else { 100.0 * part as f64 / of as f64 }
 }
 
-fn figures(day: &Day) -> String {
+/// What was asked, how much of it came out right, and what the rest lacks.
+fn figures(out: &mut String, asked: &str, day: &Day) {
     let n = day.n();
-    format!(
-        "{} of {n} exactly right ({:.0} %); valid JSON {:.0} %, queue {:.0} %, order number {:.0} %; {:.0} s",
-        day.exact(),
-        percent(day.exact(), n),
-        percent(day.valid(), n),
-        percent(day.queue(), n),
-        percent(day.order_id(), n),
-        day.seconds,
-    )
+    let share = |part| percent(part, n);
+    wrap(
+        out,
+        "  ",
+        &format!("{asked}: {} of {n} exactly right ({:.0} %)", day.exact(), share(day.exact())),
+        str::to_owned,
+    );
+    let (valid, queue, order) = (share(day.valid()), share(day.queue()), share(day.order_id()));
+    let rest = format!(
+        "valid JSON {valid:.0} %, queue {queue:.0} %, order number {order:.0} %, in {:.0} s",
+        day.seconds
+    );
+    line(out, &format!("    {rest}"));
 }
 
 /// For people.
 #[must_use]
 pub fn text(report: &Report<'_>, style: Style) -> String {
-    let mut out = String::new();
-    let mut told = |text: &str| wrap(&mut out, "  ", text, str::to_owned);
+    let mut text = String::new();
+    let out = &mut text;
+    let told = |out: &mut String, said: &str| wrap(out, "  ", said, str::to_owned);
     let Report { corrected_on, feedback, day1, night, day2, forgotten, .. } = report;
-    told(&style.bold(&format!("Day 1: {} sorts support messages", report.model)));
-    told(&format!("as the app asks, {} messages to learn from: {}", corrected_on.n(), figures(corrected_on)));
-    told(&format!("at its best prompt, the messages of day 2: {}", figures(day1)));
+    line(out, &style.bold(&format!("Day 1: {} sorts support messages", report.model)));
+    figures(out, "as the app asks, the messages to learn from", corrected_on);
+    figures(out, "at its best prompt, the messages of day 2", day1);
     let dealt = if report.shuffled { ", dealt out at random" } else { "" };
-    told(&format!("people gave {} corrections{dealt}", feedback.corrected));
-    told("");
-    told(&style.bold("The night"));
+    told(out, &format!("people gave {} corrections{dealt}", feedback.corrected));
+    line(out, "");
+    line(out, &style.bold("The night"));
     let Night { learned_from, held_out, seconds, .. } = night;
-    told(&format!("learned from {learned_from}, tested on {held_out} held out, in {seconds:.0} s"));
+    told(out, &format!("learned from {learned_from}, tested on {held_out} held out, in {seconds:.0} s"));
     for said in &night.said {
-        told(said);
+        told(out, said);
     }
-    told(&match &night.version {
+    let decided = match &night.version {
         Some(version) if night.kept => format!("kept: {version} answers as {} from now on", night.alias),
         _ => format!("refused: {} stays the base", night.alias),
-    });
-    told("");
-    told(&style.bold(&format!("Day 2: {} messages never seen", day2.n())));
-    told(&format!("as the app asks: {}", figures(day2)));
+    };
+    told(out, &decided);
+    line(out, "");
+    line(out, &style.bold("Day 2: messages never seen"));
+    figures(out, "as the app asks", day2);
     let gain = percent(day2.exact(), day2.n()) - percent(day1.exact(), day1.n());
-    told(&format!("{gain:+.0} points on the base at its best prompt"));
-    told("");
-    told(&style.bold("What it cost"));
+    told(out, &format!("{gain:+.0} points on the base at its best prompt"));
+    line(out, "");
+    line(out, &style.bold("What it cost"));
     if let (Some((before, after)), Some(rise)) = (forgotten.perplexity, forgotten.rise()) {
-        told(&format!(
-            "perplexity on general text: {before:.2} before, {after:.2} with the adapter ({:+.1} %)",
-            100.0 * rise
-        ));
+        let rise = 100.0 * rise;
+        let whose = if night.kept { "with the adapter" } else { "with what was refused" };
+        told(
+            out,
+            &format!("perplexity on general text: {before:.2} before, {after:.2} {whose} ({rise:+.1} %)"),
+        );
     }
     let (before, after) = forgotten.answered;
-    told(&format!(
-        "unrelated questions answered: {before} of {n} by the base, {after} by {}",
-        night.alias,
-        n = forgotten.questions
-    ));
-    told(&format!("{:.0} s in all, seed {}", report.seconds, report.seed));
-    line(&mut out, "");
-    line(&mut out, &format!("{}  {}", style.bold("Dashboard"), report.dashboard));
-    out
+    told(
+        out,
+        &format!(
+            "unrelated questions answered: {before} of {n} by the base, {after} by {}",
+            night.alias,
+            n = forgotten.questions
+        ),
+    );
+    told(out, &format!("{:.0} s in all, seed {}", report.seconds, report.seed));
+    line(out, "");
+    line(out, &format!("{}  {}", style.bold("Dashboard"), report.dashboard));
+    text
 }
 
 /// The same as one JSON object.

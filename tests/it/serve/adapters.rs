@@ -101,9 +101,11 @@ async fn one_adapter_may_have_several_names() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let path = std::path::PathBuf::from(file(dir.path(), 3));
     let adapters = [("support", &path), ("support-3", &path)].map(|(n, p)| (n.to_owned(), p.clone()));
-    let served =
-        Served::with(Scripted::new(1, 256, chatter()), &config::Serve { adapters: adapters.into(), ..settings() })
-            .await;
+    let served = Served::with(
+        Scripted::new(1, 256, chatter()),
+        &config::Serve { adapters: adapters.into(), ..settings() },
+    )
+    .await;
     let said = says(&served, "support").await;
     assert_eq!(says(&served, "support-3").await, said);
     let list = value(&served.get("/v1/models").await);

@@ -37,7 +37,10 @@ async fn what_is_wrong_is_named_by_its_path() {
         (json!({"messages": ["hello"]}), "messages[0]"),
         (json!({"messages": [{"content": "x"}]}), "messages[0].role"),
         (json!({"messages": [{"role": "user"}]}), "messages[0].content"),
-        (json!({"messages": [{"role": "user", "content": "x"}, {"role": "user", "content": 5}]}), "messages[1].content"),
+        (
+            json!({"messages": [{"role": "user", "content": "x"}, {"role": "user", "content": 5}]}),
+            "messages[1].content",
+        ),
         (
             json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
             "messages[0].content[0].type",
@@ -46,7 +49,10 @@ async fn what_is_wrong_is_named_by_its_path() {
         (json!({"tool_choice": "required"}), "tool_choice"),
         (json!({"response_format": {"type": "yaml"}}), "response_format.type"),
         (json!({"response_format": {"type": "json_schema"}}), "response_format.json_schema.schema"),
-        (json!({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "wish"}}}}), "response_format"),
+        (
+            json!({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "wish"}}}}),
+            "response_format",
+        ),
         (json!({"model": null}), "model"),
         (json!({"model": 5}), "model"),
     ];
@@ -56,7 +62,8 @@ async fn what_is_wrong_is_named_by_its_path() {
         assert_eq!(error["type"], "invalid_request_error");
         assert!(error["message"].as_str().is_some_and(|m| m.len() > 10), "{error}");
     }
-    let wish = json!({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "wish"}}}});
+    let wish =
+        json!({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "wish"}}}});
     assert!(refused(&served, wish).await.1["message"].as_str().is_some_and(|m| m.contains("wish")));
     for (more, param) in [
         (json!({}), "prompt"),
@@ -107,7 +114,11 @@ async fn a_context_that_overflows_is_told_with_its_numbers() {
     assert_eq!((status, &error["code"]), (400, &json!("context_length_exceeded")));
     let message = error["message"].as_str().expect("a message");
     assert!(message.contains("512") && message.contains("521") && message.contains("21 in"), "{message}");
-    assert_eq!(served.chat(json!({"max_tokens": 491})).await["usage"]["completion_tokens"], 3, "it just fits");
+    assert_eq!(
+        served.chat(json!({"max_tokens": 491})).await["usage"]["completion_tokens"],
+        3,
+        "it just fits"
+    );
     served.stop().await;
 }
 
@@ -156,8 +167,10 @@ async fn an_engine_that_fails_is_told_and_the_server_lives_on() {
         inner(tokens, adapter)
     });
     let served = Served::of(rule).await;
-    let ask = |text: &str, stream: bool| question(json!({"stream": stream, "max_tokens": 20,
-        "messages": [{"role": "user", "content": text}]}));
+    let ask = |text: &str, stream: bool| {
+        question(json!({"stream": stream, "max_tokens": 20,
+        "messages": [{"role": "user", "content": text}]}))
+    };
     for (text, stream) in [("!!", false), ("!!", true), ("!", false)] {
         let answer = served.post("/v1/chat/completions", &ask(text, stream)).await;
         let error = &value(&answer)["error"];
@@ -167,7 +180,10 @@ async fn an_engine_that_fails_is_told_and_the_server_lives_on() {
     let broken = served.post("/v1/chat/completions", &ask("!", true)).await;
     let text = String::from_utf8(broken.body).expect("text");
     assert_eq!(broken.status, 200, "its first tokens had been sent");
-    assert!(!text.contains("[DONE]") && text.contains("\"error\":{\"message\":\"the engine failed"), "{text}");
+    assert!(
+        !text.contains("[DONE]") && text.contains("\"error\":{\"message\":\"the engine failed"),
+        "{text}"
+    );
     assert_eq!(served.chat(json!({"max_tokens": 5})).await["usage"]["completion_tokens"], 5);
     served.stop().await;
 }
