@@ -35,6 +35,8 @@ mod smuggling;
 mod storage;
 mod tls;
 #[cfg(feature = "onnx")]
+mod train_lora;
+#[cfg(feature = "onnx")]
 mod training;
 mod transparency;
 mod uploads;

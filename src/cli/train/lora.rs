@@ -24,8 +24,9 @@ use crate::train::{Ended, Event, Example, Job, Options, Report, Trained, jsonl, 
 /// Train an adapter on a file of chats, and nothing else: no gate, no registry.
 #[derive(Args, Debug)]
 pub(super) struct Lora {
-    #[command(flatten)]
-    common: Common,
+    /// Configuration file [default: $REMORA_CONFIG, or built-in defaults].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// The base model: `default`, a GGUF file, or a directory with config.json, tokenizer.json and *.safetensors.
     #[arg(long, value_name = "default|PATH")]
     model: String,
@@ -153,7 +154,7 @@ impl Lora {
         if let Some((name, rule)) = options.problem() {
             return Err(Failure::Usage(format!("--{} {rule}", name.replace('_', "-"))));
         }
-        let config = self.common.load()?;
+        let config = Common { config: self.config.clone(), data: None }.load()?;
         if self.out.exists() {
             let out = self.out.display();
             return Err(Failure::Usage(format!(

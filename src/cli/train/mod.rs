@@ -3,6 +3,7 @@ mod learner;
 mod lora;
 mod pass;
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use clap::{Args, Subcommand};
@@ -25,8 +26,13 @@ use crate::{outcome, schedule, trajectory};
 pub(super) struct Train {
     #[command(subcommand)]
     what: Option<What>,
-    #[command(flatten)]
-    common: Common,
+    // Not those that all verbs share: within `train lora`, `--data` is what is trained on.
+    /// Configuration file [default: $REMORA_CONFIG, or built-in defaults].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Data directory, in place of the configured one.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
     /// Train for this tenant/app only [default: `train.scopes`].
     #[arg(long, value_name = "TENANT/APP")]
     scope: Option<String>,
@@ -76,7 +82,8 @@ impl Train {
     }
 
     fn night(self) -> Outcome {
-        let config = self.common.load()?;
+        let common = Common { config: self.config.clone(), data: self.data.clone() };
+        let config = common.load()?;
         let Some(model) = self.model.as_ref().or(config.train.model.as_ref()) else {
             let message = "name the base model: --model default, a GGUF file or a directory (or train.model)";
             return Err(Failure::Usage(message.into()));
@@ -84,7 +91,7 @@ impl Train {
         let store = open_store(&config)?;
         let scopes = self.scopes(&config, &store)?;
         let executable = schedule::executable()?;
-        let file = self.common.config_file();
+        let file = common.config_file();
         let start = |work: &Work| {
             let mut command = Command::new(&executable);
             command.args(["train", "pass"]).arg(work.path());
