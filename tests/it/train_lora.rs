@@ -15,9 +15,9 @@ use crate::harness::until;
 fn model(dir: &Path) -> PathBuf {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/engine/qwen3");
     let to = dir.join("model");
-    fs::create_dir(&to).unwrap();
+    fs::create_dir(&to).expect("the scratch directory can be used");
     for file in ["config.json", "model.safetensors"] {
-        fs::copy(from.join(file), to.join(file)).unwrap();
+        fs::copy(from.join(file), to.join(file)).expect("the scratch directory can be used");
     }
     let mut vocabulary: Map<String, Value> =
         ('!'..='~').zip(2..).map(|(c, id)| (c.to_string(), json!(id))).collect();
@@ -33,12 +33,13 @@ fn model(dir: &Path) -> PathBuf {
         "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
         "model": {"type": "BPE", "vocab": vocabulary, "merges": []},
     });
-    fs::write(to.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    fs::write(to.join("tokenizer.json"), tokenizer.to_string()).expect("the scratch directory can be used");
     let template = "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}\
         {% if m.role == 'assistant' %}{{ eos_token }}{% else %} {% endif %}{% endfor %}\
         {% if add_generation_prompt %}a:{% endif %}";
     let config = json!({"eos_token": "</s>", "chat_template": template});
-    fs::write(to.join("tokenizer_config.json"), config.to_string()).unwrap();
+    fs::write(to.join("tokenizer_config.json"), config.to_string())
+        .expect("the scratch directory can be used");
     to
 }
 
@@ -49,14 +50,14 @@ fn chats(dir: &Path, count: usize) -> PathBuf {
     };
     let lines: String = (0..count).map(|i| format!("{}\n", chat(i))).collect();
     let path = dir.join(format!("chats-{count}.jsonl"));
-    fs::write(&path, lines).unwrap();
+    fs::write(&path, lines).expect("the scratch directory can be used");
     path
 }
 
 fn command(dir: &Path, model: &Path, data: &Path, out: &str, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_remora"));
     let (config, out) = (dir.join("remora.yaml"), dir.join(out));
-    fs::write(&config, "onnx:\n  device: cpu\n").unwrap();
+    fs::write(&config, "onnx:\n  device: cpu\n").expect("the scratch directory can be used");
     command.args(["train", "lora", "--json", "--threads", "1", "--replay", "0", "--rank", "4"]);
     command.args([Path::new("--model"), model, Path::new("--data"), data, Path::new("--out"), &out]);
     command.args([Path::new("--config"), &config]).args(more);
@@ -75,7 +76,7 @@ fn said(output: &Output) -> Value {
 }
 
 fn weights(dir: &Path, out: &str) -> Vec<u8> {
-    fs::read(dir.join(out).join("adapter_model.safetensors")).unwrap()
+    fs::read(dir.join(out).join("adapter_model.safetensors")).expect("the scratch directory can be used")
 }
 
 #[test]
