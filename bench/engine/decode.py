@@ -90,7 +90,7 @@ def llamacpp(path, given, new, threads):
     def one(ids, new):
         asked = {
             "prompt": ids.tolist(), "n_predict": new, "ignore_eos": True, "cache_prompt": False,
-            "temperature": 0.0, "top_k": 1, "verbose": True,
+            "temperature": 0.0, "top_k": 1, "verbose": True, "return_tokens": True,
         }
         used = process.cpu_seconds()
         answer = server.handle_completions(asked)
