@@ -281,4 +281,8 @@ impl Engine for OnnxEngine {
     fn truncate(&mut self, slot: usize, length: usize) {
         self.cache.truncate(slot, length);
     }
+
+    fn copy(&mut self, from: usize, to: usize, length: usize) -> bool {
+        self.cache.copy(from, to, length)
+    }
 }
