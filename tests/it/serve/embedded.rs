@@ -8,12 +8,16 @@ use remora::adapters::{Candidate, Registry};
 use remora::config::{Config, DeviceChoice, EMBEDDED, Route};
 use remora::model::{AdapterBase, AdapterExamples, AdapterId, AdapterScores, Scope};
 use remora::onnx::checkpoint::Checkpoint;
+use remora::serve::scripted::{Scripted, chatter};
+use remora::serve::{Door, Server};
 use remora::store::DataDir;
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use super::real::{adapter, tiny};
 use super::value;
-use crate::harness::{Connection, Launch, Sidecar, Upstream, plain, remora, until};
+use crate::harness::{Connection, Launch, PATIENCE, Sidecar, Upstream, plain, remora, until};
 
 const ALIAS: &str = "default-default";
 
@@ -184,4 +188,31 @@ async fn the_next_process_takes_the_embedded_model_over_without_a_failed_request
     assert_eq!(says(&second.proxy, ALIAS).await, base);
     stop.store(true, Ordering::Relaxed);
     assert!(app.await.expect("no request failed").iter().all(|tokens| *tokens == base));
+}
+
+#[tokio::test]
+async fn a_shut_door_leaves_connections_to_whoever_else_has_the_socket() {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    socket.set_nonblocking(true).expect("it can be set");
+    let other = TcpListener::from_std(socket.try_clone().expect("a copy")).expect("a listener");
+    let (turn, open) = watch::channel(true);
+    let door = Door { listener: TcpListener::from_std(socket).expect("a listener"), local: true, open };
+    let scripted = super::model(Scripted::new(1, 64, chatter()));
+    let server = Server::behind(door, &super::settings(), scripted).await.expect("it starts");
+    let asks = async |url: &str| {
+        let mut client = Connection::open(url).await;
+        client.send(b"GET /health HTTP/1.1\r\nHost: remora\r\n\r\n").await;
+        client.answer().await.status
+    };
+    let url = server.url();
+    for _ in 0..5 {
+        assert_eq!(asks(&url).await, 200);
+        turn.send_replace(false);
+        let client = Connection::open(&url).await;
+        let accepted = tokio::time::timeout(PATIENCE, other.accept()).await;
+        accepted.expect("it is left in the queue").expect("it is accepted");
+        drop(client);
+        turn.send_replace(true);
+    }
+    server.stop(PATIENCE).await;
 }
