@@ -1,4 +1,5 @@
-//! What decoding costs: one request, several at once with adapters, and the change of an adapter.
+//! What decoding costs: one request, several at once with adapters, and the change of an adapter: reading its files,
+//! which other requests do not wait for, and giving it its place in the engine, which they do (`swap`).
 //!
 //! `decode --model default --weights f32 --requests 8 --adapters 4`; prints one JSON object.
 
@@ -7,7 +8,8 @@ use std::time::Instant;
 
 use anyhow::{anyhow, ensure};
 use clap::Parser;
-use remora::config::Config;
+use remora::adapters::peft;
+use remora::config::{Config, DeviceChoice, Onnx};
 use remora::model::Silent;
 use remora::onnx::llama::Architecture;
 use remora::onnx::lora::{Factor, Lora, LoraShape, Projection};
@@ -125,7 +127,8 @@ fn main() -> anyhow::Result<()> {
         "stored" => Precision::AsStored,
         other => return Err(anyhow!("there are no weights {other}")),
     };
-    let opened = remora::onnx::open(&Config::default().onnx, &cli.model, cli.threads, &Silent)?;
+    let onnx = Onnx { device: DeviceChoice::Cpu, ..Config::default().onnx };
+    let opened = remora::onnx::open(&onnx, &cli.model, cli.threads, &Silent)?;
     let start = Instant::now();
     let options = Options { slots: cli.requests, context: 1024, precision };
     let engine = OnnxEngine::new(&opened.runtime, &opened.checkpoint, Some(opened.cache()), options)?;
@@ -144,6 +147,28 @@ fn main() -> anyhow::Result<()> {
         new: cli.new,
     };
     let after_load = memory();
+    let files = tempfile::tempdir()?;
+    let path = files.path().join("adapter");
+    peft::write(&path, &adapter(model, cli.rank, 1), model, "decode")?;
+    let mut reading = Vec::new();
+    for _ in 0..10 {
+        let start = Instant::now();
+        let lora = peft::read(&path, model)?;
+        reading.push(start.elapsed().as_secs_f64());
+        drop(lora);
+    }
+    // A prompt that is read, and one that is taken from another slot.
+    let (mut prefill, mut copy) = (Vec::new(), Vec::new());
+    for _ in 0..5 {
+        run.engine.truncate(0, 0);
+        let start = Instant::now();
+        run.engine.prefill(0, &run.prompts[0], None)?;
+        prefill.push(start.elapsed().as_secs_f64());
+        run.engine.truncate(1, 0);
+        let start = Instant::now();
+        ensure!(run.engine.copy(0, 1, run.prompts[0].len()), "--requests 2 or more");
+        copy.push(start.elapsed().as_secs_f64());
+    }
     let all: Vec<usize> = (0..cli.requests).collect();
     let (mut base, mut alone, mut together, mut swap) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut equal = true;
@@ -178,7 +203,7 @@ fn main() -> anyhow::Result<()> {
     let said = json!({
         "weights": cli.weights, "built_s": built, "anonymous_and_peak_mib": [after_load, memory()],
         "one_base": summary(base), "one_with_adapter": summary(alone), "together": summary(together),
-        "equal": equal, "swap": summary(swap),
+        "equal": equal, "read": summary(reading), "prompt_read": summary(prefill), "prompt_copied": summary(copy), "swap": summary(swap),
     });
     println!("{said}");
     Ok(())

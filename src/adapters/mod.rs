@@ -24,6 +24,7 @@ pub mod peft;
 mod registry;
 mod release;
 mod swap;
+mod targets;
 
 pub use aliases::{Alias, Move, MoveKind};
 pub use entry::{Candidate, Decision, Entry, Listing, Moved};
@@ -31,6 +32,7 @@ pub use error::{AdapterError, SwapError};
 pub use registry::Registry;
 pub use release::{Released, promote, rollback};
 pub use swap::{ServedModel, Server, Swap};
+pub use targets::targets;
 
 #[cfg(test)]
 mod tests;

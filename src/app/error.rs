@@ -14,6 +14,10 @@ pub enum AppError {
         "the service manager passed {count} sockets, {reason}; name them listen and admin (FileDescriptorName=)"
     )]
     Passed { count: usize, reason: String },
+    #[error(
+        "an upstream is `embedded` now, and was not when this process started: opening the model needs a restart"
+    )]
+    EmbeddedLate,
     #[error("the reload panicked; its message is above")]
     Broke,
     #[error(transparent)]

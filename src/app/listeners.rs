@@ -13,6 +13,7 @@ use crate::config::variable;
 /// What sockets are for: the setting with their address.
 pub(super) const LISTEN: &str = "listen";
 pub(super) const ADMIN: &str = "admin";
+pub(super) const SERVE: &str = "serve.listen";
 
 /// Sockets that are open already.
 #[derive(Debug, Default)]
@@ -83,15 +84,17 @@ impl Kept {
         address: &str,
         inherited: &mut Inherited,
     ) -> Result<(TcpListener, SocketAddr), AppError> {
+        // The embedded server has no option of its own.
+        let option = if key == SERVE { key.to_owned() } else { format!("--{key}") };
         let failed = |e: std::io::Error| AppError::Listen {
             key,
             address: address.to_owned(),
             reason: match e.kind() {
                 std::io::ErrorKind::AddrInUse => format!(
                     "another program listens there. Stop it, take over from it with --takeover if it is a \
-                     Remora with this data directory, or choose another address with --{key}"
+                     Remora with this data directory, or choose another address with {option}"
                 ),
-                _ => format!("{e}. Choose another address with --{key}"),
+                _ => format!("{e}. Choose another address with {option}"),
             },
         };
         let listener = match inherited.take(key, address) {
@@ -110,6 +113,12 @@ impl Kept {
 
     pub(super) fn sockets(&self) -> Vec<KeptSocket> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Closes the copy of one socket that nobody accepts from.
+    #[cfg(feature = "onnx")]
+    pub(super) fn close_one(&self, key: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|kept| kept.key != key);
     }
 
     /// Closes the copies: while one is open, clients can connect.

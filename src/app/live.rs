@@ -8,11 +8,11 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
-use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::changes::changed;
 use super::{AppError, Notifier, jobs};
 use crate::capture::{self, Recorder, Redactor};
 use crate::config::{Config, ConfigError};
@@ -25,28 +25,6 @@ use crate::upstream;
 
 /// Reads the settings anew: the file, and over it the options of the command line.
 pub type Loader = dyn Fn() -> Result<Config, ConfigError> + Send + Sync;
-
-/// Settings, whole sections or single keys, that take effect when they are reloaded. Of all others a reload says that
-/// they need a restart, so that a new section is honest before it is listed here.
-const TAKE_EFFECT: &[&str] = &[
-    "upstream",
-    "routes",
-    "forward_proxy",
-    "limits",
-    "capture",
-    "retention",
-    "trajectories",
-    // Read by nights and other commands, which are processes of their own.
-    "search",
-    "onnx",
-    "dream",
-    "adapters",
-    "serve",
-    "train",
-    "dashboard",
-    "shutdown",
-    "log.filter",
-];
 
 /// How often the configuration file is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -66,6 +44,8 @@ pub(super) struct Fixed {
     pub config_file: Option<PathBuf>,
     pub load: Option<Box<Loader>>,
     pub notifier: Arc<Notifier>,
+    /// Where the embedded server listens, if it does.
+    pub embedded: Option<SocketAddr>,
 }
 
 /// Everything that settings can replace while Remora runs.
@@ -194,6 +174,10 @@ impl Live {
         // Before the file is read: a change meanwhile is found by the next look.
         current.read = self.fixed.config_file.as_deref().and_then(stamp);
         let config = load()?;
+        // Until then nobody would answer the requests that would go to it.
+        if config.embeds_server() && !self.started.embeds_server() {
+            return Err(AppError::EmbeddedLate);
+        }
 
         // What can fail comes first.
         let same_recorder = config.capture == current.config.capture;
@@ -272,7 +256,7 @@ impl Fixed {
         desk: FeedbackDesk,
     ) -> Result<Forwarder, AppError> {
         let setup = upstream::Setup::new(self.own[0]);
-        let routes = Routes::build(config, &setup)?;
+        let routes = Routes::build(&config.with_embedded_at(self.embedded), &setup)?;
         let forward_proxy = ForwardProxy::build(
             config,
             &self.store.dir().authority(),
@@ -325,29 +309,6 @@ impl Fixed {
     }
 }
 
-/// The paths of settings that differ and that a reload cannot change.
-fn changed(started: &Config, new: &Config) -> Vec<String> {
-    let tree = |config| serde_json::to_value(config).unwrap_or_default();
-    let mut found = Vec::new();
-    differing("", &tree(started), &tree(new), &mut found);
-    found
-        .retain(|path| !TAKE_EFFECT.iter().any(|live| path == live || path.starts_with(&format!("{live}."))));
-    found
-}
-
-fn differing(path: &str, a: &Value, b: &Value, found: &mut Vec<String>) {
-    let (Value::Object(left), Value::Object(right)) = (a, b) else {
-        if a != b {
-            found.push(path.to_owned());
-        }
-        return;
-    };
-    for (key, value) in left {
-        let below = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-        differing(&below, value, right.get(key).unwrap_or(&Value::Null), found);
-    }
-}
-
 /// Several problems are told on lines of their own; a log has one line an event.
 fn one_line(text: &str) -> String {
     text.split('\n').map(str::trim).collect::<Vec<_>>().join(" | ")
@@ -370,20 +331,6 @@ fn stamp(path: &std::path::Path) -> Option<Stamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_what_a_reload_cannot_change_needs_a_restart() {
-        let started = Config::default();
-        let mut new = started.clone();
-        new.upstream.url = "http://127.0.0.1:1".into();
-        new.log.filter = "debug".into();
-        new.dream.schedule = None;
-        assert_eq!(changed(&started, &new), Vec::<String>::new());
-        new.listen = "127.0.0.1:1".into();
-        new.data = Some("elsewhere".into());
-        new.log.format = crate::config::LogFormat::Json;
-        assert_eq!(changed(&started, &new), ["listen", "data", "log.format"]);
-    }
 
     #[test]
     fn a_file_that_was_replaced_by_one_alike_is_another() {

@@ -6,6 +6,12 @@
 //! Always true: what a reload can replace is in [`live`], and is replaced whole or not at all; until a successor has
 //! said that it serves, this process can go on as if nothing had happened; nothing here waits for a service manager.
 
+mod changes;
+#[cfg(feature = "onnx")]
+mod embedded;
+#[cfg(not(feature = "onnx"))]
+#[path = "not_embedded.rs"]
+mod embedded;
 mod error;
 #[cfg(unix)]
 mod handover;
@@ -31,6 +37,7 @@ use crate::proxy::{Front, Phase, Proxy};
 use crate::store::{DataDir, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
+use embedded::Embedded;
 use listeners::{ADMIN, Gated, Kept, LISTEN};
 use live::{Fixed, Live};
 
@@ -55,6 +62,7 @@ pub struct App {
     notifier: Arc<Notifier>,
     /// Closed when the proxy has let its connections finish.
     drained: watch::Receiver<()>,
+    embedded: Embedded,
     /// The data directory's name is ours, so that a successor finds us.
     #[cfg(unix)]
     desk: Option<handover::Desk>,
@@ -135,6 +143,8 @@ impl App {
         let (proxy_listener, proxy) = gates.sockets.open(LISTEN, &config.listen, &mut inherited).await?;
         let (admin_listener, admin) = gates.sockets.open(ADMIN, &config.admin, &mut inherited).await?;
 
+        let mut embedded = Embedded::bind(config, &gates, &mut inherited).await;
+
         let store = Store::open_or_quarantine(&DataDir::new(config.data_dir()))?;
         let (tasks, notifier) = (Tasks::new(), Arc::new(notifier));
         let (metrics, prometheus) = Metrics::register();
@@ -149,7 +159,7 @@ impl App {
                 own: [proxy, admin],
                 front: front.clone(),
                 tunnels: TaskTracker::new(),
-                store,
+                store: store.clone(),
                 metrics,
                 prometheus,
                 ready: gates.ready.subscribe(),
@@ -157,10 +167,12 @@ impl App {
                 config_file,
                 load,
                 notifier: notifier.clone(),
+                embedded: embedded.address,
             },
         )?);
 
         let (drained_tx, drained) = watch::channel(());
+        embedded.open(config, proxy, &store, drained.clone(), &tasks);
         let phase = gates.phase.subscribe();
         let server = Proxy::new(proxy_listener, live.forwarder.clone(), front, tasks.clone(), phase);
         tasks.spawn("proxy", async move {
@@ -189,6 +201,7 @@ impl App {
             gates,
             notifier,
             drained,
+            embedded,
             #[cfg(unix)]
             desk: None,
         })
@@ -278,18 +291,27 @@ impl App {
         format!("http://{}", self.admin)
     }
 
-    /// Tells a supervising program where it listens: `{"proxy": url, "admin": url, "pid": n}`, written whole or not
-    /// at all.
+    /// Where the embedded server is, without `/v1`; none: there is none.
+    #[must_use]
+    pub fn serve_url(&self) -> Option<String> {
+        self.embedded.address.map(|address| format!("http://{address}"))
+    }
+
+    /// Tells a supervising program where it listens: `{"proxy": url, "admin": url, "pid": n}`, with `"serve": url` where a
+    /// model is embedded; written whole or not at all.
     ///
     /// # Errors
     /// When the file cannot be written.
     pub fn write_ready_file(&self, path: &Path) -> Result<(), AppError> {
         let failed = |source| AppError::ReadyFile { path: path.to_owned(), source };
-        let text = serde_json::json!({
+        let mut text = serde_json::json!({
             "proxy": self.proxy_url(),
             "admin": self.admin_url(),
             "pid": std::process::id(),
         });
+        if let Some(url) = self.serve_url() {
+            text["serve"] = url.into();
+        }
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
         std::io::Write::write_all(&mut file, format!("{text}\n").as_bytes()).map_err(failed)?;

@@ -3,9 +3,9 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{Common, Failure, Outcome, output, runtime};
-use crate::adapters::{self, Entry, Moved, Registry, Released, Server};
+use crate::adapters::{self, Entry, Moved, Registry, Released};
 use crate::config::Config;
-use crate::model::{AdapterId, AdapterScores, AdapterState, BeforeAfter, Scope};
+use crate::model::{AdapterId, AdapterScores, AdapterState, BeforeAfter};
 use crate::store::DataDir;
 use crate::upstream::Setup;
 
@@ -89,8 +89,9 @@ impl Adapters {
                     )));
                 }
                 let alias = alias.unwrap_or_else(|| config.adapters.alias_of(&scope.tenant, &scope.app));
-                let servers = servers(&config, scope)?;
-                told(&runtime()?.block_on(adapters::promote(&registry, &servers, id, &alias, &reason))?, json)
+                let runtime = runtime()?;
+                let servers = runtime.block_on(adapters::targets(&config, scope, &Setup::default()))?;
+                told(&runtime.block_on(adapters::promote(&registry, &servers, id, &alias, &reason))?, json)
             }
             Verb::Rollback { common, alias, reason, json } => {
                 let (config, registry) = open(&common)?;
@@ -98,11 +99,15 @@ impl Adapters {
                     Some(alias) => alias,
                     None => registry.only_alias()?.name,
                 };
+                let runtime = runtime()?;
                 let servers = match registry.alias(&alias)?.and_then(|alias| alias.current()) {
-                    Some(id) => servers(&config, &registry.get(id)?.lineage.scope)?,
+                    Some(id) => {
+                        let scope = registry.get(id)?.lineage.scope;
+                        runtime.block_on(adapters::targets(&config, &scope, &Setup::default()))?
+                    }
                     None => Vec::new(),
                 };
-                told(&runtime()?.block_on(adapters::rollback(&registry, &servers, &alias, &reason))?, json)
+                told(&runtime.block_on(adapters::rollback(&registry, &servers, &alias, &reason))?, json)
             }
             #[cfg(feature = "onnx")]
             Verb::Export(export) => export.run(),
@@ -114,16 +119,6 @@ pub(super) fn open(common: &Common) -> Result<(Config, Registry), Failure> {
     let config = common.load()?;
     let registry = Registry::open(&DataDir::new(config.data_dir()));
     Ok((config, registry))
-}
-
-/// The configured servers that take a scope's adapters.
-fn servers(config: &Config, scope: &Scope) -> Result<Vec<Server>, Failure> {
-    let setup = Setup::default();
-    let mut servers = Vec::new();
-    for (i, target) in config.adapters.targets_of(&scope.to_string()) {
-        servers.push(Server::build(target, &format!("adapters.targets[{i}]"), &setup)?);
-    }
-    Ok(servers)
 }
 
 fn told(released: &Released, json: bool) -> Outcome {
@@ -142,7 +137,7 @@ fn told(released: &Released, json: bool) -> Outcome {
         output::line(format_args!("  loaded into {server}"))?;
     }
     if released.servers.is_empty() {
-        output::line("  no server was told: none is configured for it in adapters.targets")?;
+        output::line("  no server was told: adapters.targets names none for it, and no embedded model runs")?;
     }
     Ok(())
 }

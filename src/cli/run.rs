@@ -19,7 +19,7 @@ pub(super) struct Run {
     /// Where the dashboard, health and metrics answer.
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<String>,
-    /// Base URL of the OpenAI-compatible endpoint.
+    /// Base URL of the OpenAI-compatible endpoint; or `embedded`: the model of `serve`, in this process.
     #[arg(long, value_name = "URL")]
     upstream: Option<String>,
     /// Written once both listen: {"proxy": url, "admin": url, "pid": n}.
@@ -69,6 +69,9 @@ impl Run {
         };
         let app = self.launch(&config, setup).await?;
         eprintln!("remora: apps connect to  {}/v1  (goes to {})", app.proxy_url(), config.upstream.url);
+        if let Some(url) = app.serve_url() {
+            eprintln!("remora: embedded is      {}, at {url}/v1", config.serve.model);
+        }
         eprintln!("remora: dashboard at     {}", app.admin_url());
         eprintln!("remora: data in          {}", config.data_dir().display());
         if let Some(path) = &self.ready_file {

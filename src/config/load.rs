@@ -119,6 +119,7 @@ impl Config {
         }
         self.limits.check(&mut wrong);
         self.serve.check(&mut wrong);
+        self.check_embedded(&mut wrong);
         if self.capture.memory < self.capture.max_body {
             wrong(
                 "capture.memory",

@@ -7,6 +7,7 @@ mod adapters;
 mod capture;
 mod device;
 mod dream;
+mod embedded;
 mod environment;
 mod listener;
 mod load;
@@ -39,7 +40,7 @@ pub use serve::{Quantize, Serve};
 pub use shutdown::Shutdown;
 pub use train::{Train, TrainExamples, TrainGate, TrainLora, parse_scope};
 pub use units::Span;
-pub use upstream::{ForwardProxy, Http2, Route, Upstream, UpstreamProxy, check_proxy};
+pub use upstream::{EMBEDDED, ForwardProxy, Http2, Route, Upstream, UpstreamProxy, check_proxy};
 
 /// All settings. `config/remora.yaml` shows every key with its default and a sentence.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -5,7 +5,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Secret;
 
-/// `serve:` — the server over a language model that runs here (`remora serve`).
+/// `serve:` — the server over a language model that runs here: `remora serve`, or, where an upstream's URL is `embedded`,
+/// a part of `remora run`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Serve {

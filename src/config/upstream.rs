@@ -10,7 +10,7 @@ use super::{Problem, Span};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Upstream {
-    /// Base URL: scheme, host, port and an optional path prefix. The client's path is added to it.
+    /// Base URL: scheme, host, port and an optional path prefix. The client's path is added to it. Or [`EMBEDDED`].
     pub url: String,
     pub http2: Http2,
     /// Establishing a connection, proxy and TLS included.
@@ -28,6 +28,9 @@ pub struct Upstream {
     pub client_key: Option<PathBuf>,
     pub proxy: UpstreamProxy,
 }
+
+/// In place of a URL: the model of `serve`, which then answers in the process that proxies.
+pub const EMBEDDED: &str = "embedded";
 
 /// Whether HTTP/2 is spoken with the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +89,7 @@ impl Upstream {
     /// Checks what types cannot; `at` is the section's YAML path.
     pub(super) fn check(&self, at: &str, wrong: &mut impl FnMut(&str, String)) {
         match self.url.parse::<http::Uri>() {
+            _ if self.url == EMBEDDED => {}
             Ok(uri) if matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some() => {
                 if uri.query().is_some() {
                     wrong(&format!("{at}.url"), "must not have a query".into());
@@ -96,7 +100,10 @@ impl Upstream {
             }
             _ => wrong(
                 &format!("{at}.url"),
-                format!("{:?} is no http or https URL, such as https://api.openai.com", self.url),
+                format!(
+                    "{:?} is no http or https URL, such as https://api.openai.com, and not {EMBEDDED}",
+                    self.url
+                ),
             ),
         }
         for (name, span) in [

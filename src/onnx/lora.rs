@@ -165,6 +165,14 @@ pub struct Lora {
     pub layers: Vec<Vec<f32>>,
 }
 
+/// Whether no number is infinite or none at all.
+#[must_use]
+pub fn all_finite(values: &[f32]) -> bool {
+    // The largest exponent, all ones where a number is not finite: compilers vectorise this, but no early exit.
+    let infinite = f32::INFINITY.to_bits();
+    values.iter().fold(0, |most: u32, value| most.max(value.to_bits() & infinite)) < infinite
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,5 +220,15 @@ mod tests {
         let shape = LoraShape::new(1, 1.0, &[Projection::Down, Projection::Query, Projection::Query]);
         assert_eq!(shape.targets(), [Projection::Query, Projection::Down]);
         assert_eq!(shape.len(&model()), (6 + 8) + (10 + 6));
+    }
+
+    #[test]
+    fn only_numbers_are_finite() {
+        let mut values = vec![f32::MIN, -0.0, f32::MIN_POSITIVE / 2.0, f32::MAX];
+        assert!(all_finite(&values) && all_finite(&[]));
+        for wrong in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            values[2] = wrong;
+            assert!(!all_finite(&values), "{wrong}");
+        }
     }
 }

@@ -9,6 +9,9 @@ pub enum ServeError {
     #[error("serve.listen: {0:?} is no address and port, such as 127.0.0.1:4143")]
     Address(String),
 
+    #[error("serve.listen: the socket cannot be used: {0}")]
+    Socket(std::io::Error),
+
     #[error("no thread for the engine: {0}")]
     Thread(std::io::Error),
 

@@ -31,5 +31,5 @@ mod voice;
 pub use error::ServeError;
 pub use names::{Adapter, Meaning, NameError, Names};
 pub use open::{OpenError, open, over};
-pub use server::{LoadAdapter, Model, Server};
+pub use server::{Door, LoadAdapter, Model, Server};
 pub use text::{ModelText, Text};

@@ -6,7 +6,7 @@ use super::onnx_engine::{OnnxEngine, OnnxEngineError, Options, Precision};
 use super::server::{LoadAdapter, Model};
 use super::text::ModelText;
 use crate::adapters::{AdapterError, Registry, peft};
-use crate::config::{Config, Quantize};
+use crate::config::{self, Config, DeviceChoice, Quantize};
 use crate::model::Progress;
 use crate::onnx::checkpoint::{Checkpoint, CheckpointError};
 use crate::onnx::llama::Architecture;
@@ -30,13 +30,21 @@ pub enum OpenError {
 /// Opens the model that `serve.model` names, fetching the default one where it is missing and may be fetched; its
 /// adapters are those that the registry of the data directory has activated for it.
 ///
+/// Computes on the processor, also where there is a GPU and `onnx.device` is `auto`.
+///
 /// Blocks for seconds, or as long as fetching takes.
 ///
 /// # Errors
-/// When the model, or ONNX Runtime, is not there, or cannot be used.
+/// When the model, or ONNX Runtime, is not there, or cannot be used; before that, when a GPU is asked for.
 pub fn open(config: &Config, progress: &dyn Progress) -> Result<Model, OpenError> {
-    let opened = onnx::open(&config.onnx, &config.serve.model, config.serve.threads, progress)?;
-    tracing::info!(device = opened.device, "a model is opened");
+    let why = match config.onnx.device {
+        DeviceChoice::Cuda(number) => return Err(OnnxEngineError::Cuda(number).into()),
+        DeviceChoice::Cpu => "as onnx.device says",
+        DeviceChoice::Auto => "as always when models answer; onnx.device auto is for training",
+    };
+    let onnx = config::Onnx { device: DeviceChoice::Cpu, ..config.onnx.clone() };
+    let opened = onnx::open(&onnx, &config.serve.model, config.serve.threads, progress)?;
+    tracing::info!(model = config.serve.model, "a model is opened, computing on the processor, {why}");
     let active = active(&Registry::open(&DataDir::new(config.data_dir())), &opened.checkpoint)?;
     Ok(Model { active, ..over(&opened, &config.serve)? })
 }
@@ -45,7 +53,7 @@ pub fn open(config: &Config, progress: &dyn Progress) -> Result<Model, OpenError
 ///
 /// # Errors
 /// When the engine cannot be made of it.
-pub fn over(opened: &Opened, serve: &crate::config::Serve) -> Result<Model, OpenError> {
+pub fn over(opened: &Opened, serve: &config::Serve) -> Result<Model, OpenError> {
     let checkpoint = &opened.checkpoint;
     let architecture = &checkpoint.architecture;
     let options = Options {
@@ -117,6 +125,18 @@ fn names(model: &str, path: &Path) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_gpu_that_was_asked_for_is_refused_before_the_model_is_looked_for() {
+        let mut config = Config::default();
+        config.onnx.device = DeviceChoice::Cuda(1);
+        config.serve.model = "/nowhere".into();
+        let said = open(&config, &crate::model::Silent).err().expect("refused").to_string();
+        assert!(said.contains("cuda:1") && said.contains("Set onnx.device to cpu"), "{said}");
+        config.onnx.device = DeviceChoice::Cpu;
+        let said = open(&config, &crate::model::Silent).err().expect("no model").to_string();
+        assert!(said.contains("/nowhere"), "{said}");
+    }
 
     #[test]
     fn models_are_called_like_their_files() {

@@ -39,6 +39,16 @@ pub struct Model {
     pub active: BTreeMap<String, Option<PathBuf>>,
 }
 
+/// Where clients come in.
+pub struct Door {
+    pub listener: TcpListener,
+    /// Only programs of this machine come this way, so that they may change adapters without a key.
+    pub local: bool,
+    /// Whether connections are accepted; otherwise they wait in the system's queue, where another process may find them.
+    /// Without its sender it stays as it is.
+    pub open: watch::Receiver<bool>,
+}
+
 /// A running server. Stop it to end in order.
 #[must_use = "stop it to end in order"]
 pub struct Server {
@@ -57,11 +67,26 @@ const PREPARING: usize = 4;
 const LAST_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Server {
-    /// Binds `config.listen`, starts the engine's thread and serves. Adapters of the configuration are read first.
+    /// Binds `config.listen` and serves there, as [`behind`](Self::behind).
     ///
     /// # Errors
-    /// When the address cannot be bound, an adapter cannot be read, or there is no thread.
+    /// When the address cannot be bound, or as [`behind`](Self::behind).
     pub async fn start(config: &config::Serve, model: Model) -> Result<Self, ServeError> {
+        let address: SocketAddr =
+            config.listen.parse().map_err(|_| ServeError::Address(config.listen.clone()))?;
+        let listen = |source| ServeError::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(listen)?;
+        let local = listener.local_addr().map_err(listen)?.ip().is_loopback();
+        let (_, open) = watch::channel(true);
+        Self::behind(Door { listener, local, open }, config, model).await
+    }
+
+    /// Starts the engine's thread and serves. Adapters of the configuration are read first.
+    ///
+    /// # Errors
+    /// When an adapter cannot be read, or there is no thread.
+    pub async fn behind(door: Door, config: &config::Serve, model: Model) -> Result<Self, ServeError> {
+        let Door { listener, local, open } = door;
         let Model { engine, text, names, root, architecture, load, active } = model;
         if names.is_empty() {
             return Err(ServeError::Nameless);
@@ -69,12 +94,7 @@ impl Server {
         let names = Names::new(names, root, architecture);
         load_active(active, &names, load.as_ref()).await;
         load_all(&config.adapters, &names, load.as_ref()).await?;
-        let wanted: SocketAddr =
-            config.listen.parse().map_err(|_| ServeError::Address(config.listen.clone()))?;
-        let listen = |source| ServeError::Listen { address: wanted, source };
-        let listener = TcpListener::bind(wanted).await.map_err(listen)?;
-        let address = listener.local_addr().map_err(listen)?;
-
+        let address = listener.local_addr().map_err(ServeError::Socket)?;
         let tasks = Tasks::new();
         let context = engine.context();
         let (scheduler, worker) = scheduler::build(engine, text.clone(), config.queue);
@@ -87,12 +107,12 @@ impl Server {
             context,
             load,
             key: config.api_key.as_ref().map(|key| key.reveal().to_owned()),
-            local: address.ip().is_loopback(),
+            local,
             preparing: Semaphore::new(PREPARING),
         };
         let (over, drained) = watch::channel(());
         let draining = CancellationToken::new();
-        let server = Listener { listener, router: http::router(Arc::new(desk)), tasks: tasks.clone() };
+        let server = Listener { listener, open, router: http::router(Arc::new(desk)), tasks: tasks.clone() };
         let until = draining.clone();
         tasks.spawn("serve", async move {
             server.run(until).await;

@@ -19,6 +19,9 @@ pub struct PeftConfig {
     pub base_model: Option<String>,
 }
 
+/// Far beyond any use; a damaged number must not become a request for all memory.
+const RANKS: std::ops::RangeInclusive<usize> = 1..=1 << 16;
+
 /// Keys that change what an adapter computes in ways that Remora's does not, and when they are harmless.
 const REFUSED: [(&str, &str); 14] = [
     ("use_dora", "weight-decomposed adapters (DoRA) scale the base's columns as well"),
@@ -87,7 +90,7 @@ impl PeftConfig {
                 });
             }
         }
-        let rank = config["r"].as_u64().and_then(|r| usize::try_from(r).ok()).filter(|r| *r > 0);
+        let rank = config["r"].as_u64().and_then(|r| usize::try_from(r).ok()).filter(|r| RANKS.contains(r));
         let rank = rank.ok_or_else(|| damaged("r is missing, or no rank".to_owned()))?;
         let alpha = config["lora_alpha"].as_f64();
         let alpha = alpha.ok_or_else(|| damaged("lora_alpha is missing, or no number".to_owned()))?;

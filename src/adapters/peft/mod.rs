@@ -4,15 +4,16 @@
 //! `[out, rank]`. Format: <https://huggingface.co/docs/peft/developer_guides/checkpoint>.
 
 mod config;
+mod tensors;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
-use half::{bf16, f16};
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::Dtype;
+use safetensors::tensor::{TensorInfo, TensorView};
 
 pub use config::PeftConfig;
+use tensors::Tensors;
 
 use super::{AdapterError, CONFIG, WEIGHTS, disk};
 use crate::onnx::llama::Architecture;
@@ -58,16 +59,11 @@ pub fn write(directory: &Path, lora: &Lora, model: &Architecture, base_model: &s
 pub fn read(directory: &Path, model: &Architecture) -> Result<Lora> {
     let config = PeftConfig::read(directory)?;
     let path = directory.join(WEIGHTS);
-    let bytes = std::fs::read(&path).map_err(AdapterError::file("read", &path))?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|e| AdapterError::Damaged {
-        path: path.clone(),
-        reason: format!("no safetensors file: {e}"),
-    })?;
+    let mut file = Tensors::open(&path)?;
 
-    let mut matrices: HashMap<(usize, Projection, Factor), TensorView<'_>> = HashMap::new();
-    for (name, tensor) in file.tensors() {
-        let place = parse(&name).filter(|(layer, ..)| *layer < model.layers);
-        let Some(place) = place else {
+    let mut matrices: HashMap<(usize, Projection, Factor), TensorInfo> = HashMap::new();
+    for (name, tensor) in file.infos() {
+        let Some(place) = parse(&name).filter(|(layer, ..)| *layer < model.layers) else {
             let known = Projection::ALL.map(Projection::module).join(", ");
             return Err(AdapterError::ForeignTensor { path, tensor: name, known });
         };
@@ -76,22 +72,22 @@ pub fn read(directory: &Path, model: &Architecture) -> Result<Lora> {
     let targets: BTreeSet<Projection> = matrices.keys().map(|(_, projection, _)| *projection).collect();
     let targets: Vec<Projection> = targets.into_iter().collect();
     let shape = LoraShape::new(config.rank, config.scale, &targets);
+    let (pieces, length) = (shape.pieces(model), shape.len(model));
     let mut layers = Vec::with_capacity(model.layers);
     for layer in 0..model.layers {
         let is_left_out = config.layers.as_ref().is_some_and(|layers| !layers.contains(&layer));
-        let mut vector = vec![0.0; shape.len(model)];
-        for piece in shape.pieces(model) {
+        // Not zeroed first: memory is what takes the time here.
+        let mut vector = Vec::with_capacity(length);
+        for piece in &pieces {
             let tensor = name(layer, piece.projection, piece.factor);
             match matrices.get(&(layer, piece.projection, piece.factor)) {
-                None if is_left_out => {}
+                None if is_left_out => vector.resize(piece.range().end, 0.0),
                 None => return Err(AdapterError::MissingTensor { path, tensor }),
-                Some(found) if found.shape() != [piece.rows, piece.columns] => {
-                    let (found, expected) = (found.shape().to_vec(), [piece.rows, piece.columns]);
+                Some(found) if found.shape != [piece.rows, piece.columns] => {
+                    let (found, expected) = (found.shape.clone(), [piece.rows, piece.columns]);
                     return Err(AdapterError::Shape { path, tensor, found, expected });
                 }
-                Some(found) => floats(found, &mut vector[piece.range()]).map_err(|reason| {
-                    AdapterError::Damaged { path: path.clone(), reason: format!("{tensor}: {reason}") }
-                })?,
+                Some(found) => file.append(&tensor, found, &mut vector)?,
             }
         }
         layers.push(vector);
@@ -137,24 +133,6 @@ fn parse(name: &str) -> Option<(usize, Projection, Factor)> {
     let (parent, module) = module.split_once('.')?;
     let projection = Projection::ALL.into_iter().find(|p| p.module() == module && p.parent() == parent)?;
     Some((layer.parse().ok()?, projection, factor))
-}
-
-fn floats(tensor: &TensorView<'_>, into: &mut [f32]) -> std::result::Result<(), String> {
-    let data = tensor.data();
-    match tensor.dtype() {
-        Dtype::F32 => fill(data, into, f32::from_le_bytes),
-        Dtype::F16 => fill(data, into, |bytes| f16::from_le_bytes(bytes).to_f32()),
-        Dtype::BF16 => fill(data, into, |bytes| bf16::from_le_bytes(bytes).to_f32()),
-        other => return Err(format!("its type is {other:?}; F32, F16 and BF16 are read")),
-    }
-    if into.iter().all(|x| x.is_finite()) { Ok(()) } else { Err("it holds what is no number".to_owned()) }
-}
-
-fn fill<const N: usize>(data: &[u8], into: &mut [f32], read: impl Fn([u8; N]) -> f32) {
-    let (elements, _) = data.as_chunks::<N>();
-    for (to, from) in into.iter_mut().zip(elements) {
-        *to = read(*from);
-    }
 }
 
 /// The bytes of `adapter_model.safetensors`.

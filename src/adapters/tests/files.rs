@@ -156,6 +156,50 @@ fn files_that_do_not_fit_are_refused_with_the_tensor_that_does_not() {
 }
 
 #[test]
+fn matrices_larger_than_what_is_read_at_once_come_out_exactly() {
+    let wide = Architecture { hidden: 50_001, layers: 1, ..model() };
+    let shape = LoraShape::new(3, 1.0, &[Projection::Query, Projection::Output]);
+    let layers = vec![(0..shape.len(&wide)).map(|i| i as f32).collect()];
+    let (dir, lora) = (tempfile::tempdir().expect("a temporary directory"), Lora { shape, layers });
+    let to = dir.path().join("wide");
+    peft::write(&to, &lora, &wide, "x").expect("written");
+    assert_eq!(peft::read(&to, &wide).expect("read"), lora);
+}
+
+#[test]
+fn numbers_that_are_none_are_refused_by_their_tensor_in_every_type() {
+    // With these two bytes at its end, a number of 32 bits is none, and so is one of either kind of 16.
+    let none = [0xC0, 0x7F];
+    for name in ["plain", "half"] {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        std::fs::copy(data(name).join(CONFIG), dir.path().join(CONFIG)).expect("copied");
+        let mut bytes = std::fs::read(data(name).join(WEIGHTS)).expect("there");
+        let end = bytes.len();
+        bytes[end - 2..].copy_from_slice(&none);
+        std::fs::write(dir.path().join(WEIGHTS), &bytes).expect("written");
+        let said = peft::read(dir.path(), &model()).expect_err("no number").to_string();
+        assert!(said.contains(".lora_") && said.contains("no number"), "{said}");
+    }
+}
+
+#[test]
+fn a_rank_beyond_reason_or_a_longer_file_is_refused_before_memory_is_taken_for_it() {
+    let said = refused("plain", json!({"r": u64::MAX}));
+    assert!(said.contains(CONFIG) && said.contains("no rank"), "{said}");
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    std::fs::copy(data("plain").join(CONFIG), dir.path().join(CONFIG)).expect("copied");
+    let mut bytes = std::fs::read(data("plain").join(WEIGHTS)).expect("there");
+    bytes.push(0);
+    std::fs::write(dir.path().join(WEIGHTS), &bytes).expect("written");
+    assert!(peft::read(dir.path(), &model()).expect_err("a byte too many").to_string().contains("length"));
+    bytes[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+    std::fs::write(dir.path().join(WEIGHTS), &bytes).expect("written");
+    assert!(
+        peft::read(dir.path(), &model()).expect_err("a header without end").to_string().contains("header")
+    );
+}
+
+#[test]
 fn an_adapter_of_another_model_is_not_written() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let other = Architecture { feed_forward: 32, ..model() };

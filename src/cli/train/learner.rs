@@ -14,7 +14,8 @@ use crate::model::Progress;
 use crate::onnx::llama::block::Keep;
 use crate::onnx::llama::stack::Stack;
 use crate::onnx::lora::Lora;
-use crate::onnx::program;
+use crate::onnx::program::{self, Runtime};
+use crate::onnx::runtime::Device;
 use crate::onnx::{self, Opened};
 use crate::serve::onnx_engine::{self, OnnxEngine, Precision};
 use crate::train::gate::{ExamError, Model};
@@ -62,7 +63,9 @@ impl Local {
             let options =
                 onnx_engine::Options { slots: SLOTS, context: self.context, precision: Precision::F32 };
             let Opened { checkpoint, runtime, .. } = &self.opened;
-            let engine = OnnxEngine::new(runtime, checkpoint, Some(self.opened.cache()), options);
+            // Also where a GPU trained: the engine that answers is the processor's.
+            let runtime = Runtime::on(runtime.environment().clone(), Device::Cpu);
+            let engine = OnnxEngine::new(&runtime, checkpoint, Some(self.opened.cache()), options);
             self.engine = Some(engine.map_err(exam_failed)?);
         }
         Ok(self.engine.as_mut().expect("just made"))

@@ -109,7 +109,7 @@ impl Train {
             let run = night.train(&scope, &mut |line| bars.show(line));
             drop(bars);
             let run = run?;
-            let done = runtime()?.block_on(release(&run, store.dir(), &config.adapters, &Setup::default()));
+            let done = runtime()?.block_on(release(&run, store.dir(), &config, &Setup::default()));
             if !self.json {
                 say(&run, done.as_ref())?;
             }

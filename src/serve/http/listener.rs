@@ -7,7 +7,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::tasks::Tasks;
@@ -15,6 +15,8 @@ use crate::tasks::Tasks;
 /// Accepts connections and serves them.
 pub(in crate::serve) struct Listener {
     pub listener: TcpListener,
+    /// Whether it accepts.
+    pub open: watch::Receiver<bool>,
     pub router: Router,
     pub tasks: Tasks,
 }
@@ -30,17 +32,21 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 impl Listener {
     /// Serves until `draining`, then lets requests under way finish.
     pub(in crate::serve) async fn run(self, draining: CancellationToken) {
-        let Self { listener, router, tasks } = self;
+        let Self { listener, open, router, tasks } = self;
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         let graceful = GracefulShutdown::new();
         loop {
             let accept = async {
+                turns(&open, true).await;
                 let place = places.clone().acquire_owned().await.expect("it is never closed");
                 (listener.accept().await, place)
             };
             let (accepted, place) = tokio::select! {
-                accepted = accept => accepted,
+                // From then on whoever is in the queue is another process's.
+                biased;
                 () = draining.cancelled() => break,
+                () = turns(&open, false), if *open.borrow() => continue,
+                accepted = accept => accepted,
             };
             match accepted {
                 Ok((stream, _)) => {
@@ -54,6 +60,13 @@ impl Listener {
         }
         drop(listener);
         graceful.shutdown().await;
+    }
+}
+
+/// Resolves when the door is open, or shut; never where nobody is left to turn it.
+async fn turns(open: &watch::Receiver<bool>, to: bool) {
+    if open.clone().wait_for(|now| *now == to).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -43,16 +44,24 @@ pub(super) async fn load(
     if !replace && desk.names.others().contains_key(&name) {
         return Err(refused(&NameError::Taken(name)));
     }
-    let from = path.clone();
+    let (from, began) = (path.clone(), Instant::now());
     let loaded = tasks::blocking(move || load(&from)).await;
     let lora = loaded.ok_or_else(|| ApiError::ours("reading the adapter failed"))?.map_err(|reason| {
         ApiError::param("lora_path", format!("{}: {reason}", path.display())).code("invalid_adapter")
     })?;
+    let read = Instant::now();
     let adapter = Adapter { lora: Arc::new(lora), root: path.display().to_string(), since: Micros::now() };
     let adapter = Arc::new(adapter);
     let done = if replace { desk.names.put(&name, adapter) } else { desk.names.add(&name, adapter) };
     done.map_err(|error| refused(&error))?;
-    tracing::info!(name, path = %path.display(), "adapter loaded");
+    let milliseconds = |from: Instant, to: Instant| to.duration_since(from).as_secs_f64() * 1e3;
+    tracing::info!(
+        name,
+        path = %path.display(),
+        read_ms = milliseconds(began, read),
+        switch_ms = milliseconds(read, Instant::now()),
+        "adapter loaded"
+    );
     Ok(format!("Success: LoRA adapter '{name}' added successfully.").into_response())
 }
 

@@ -6,6 +6,9 @@
 //! to token. (Rejected: an attention node for each slot, which needs no neighbours but as many nodes a layer as there are
 //! slots; pages, which this runtime has on CUDA only.)
 //!
+//! What several sequences begin with is copied from row to row, so that each has its own: the attention operation takes
+//! each row in one piece.
+//!
 //! Rows and capacity grow by need: what is never used is never allocated.
 
 use ort::value::DynTensor;
@@ -76,6 +79,31 @@ impl Cache {
         }
     }
 
+    /// Makes `to` hold the first `length` tokens of `from`; false where there are not as many.
+    pub fn copy(&mut self, from: usize, to: usize, length: usize) -> bool {
+        let count = self.slots.len();
+        if from == to || from >= count || to >= count || length > self.length(from) {
+            return false;
+        }
+        self.truncate(to, 0);
+        let Some(source) = self.slots[from].row.filter(|_| length > 0) else { return true };
+        let row = self.free_row();
+        self.slots[to] = Slot { row: Some(row), length };
+        self.reserve(row + 1, length);
+        let (floats, head) = (length * self.head_dim, self.capacity * self.head_dim);
+        for buffer in &mut self.buffers {
+            for at in 0..self.kv_heads {
+                let [from, to] = [source, row].map(|row| (row * self.kv_heads + at) * head);
+                buffer.copy_within(from..from + floats, to);
+            }
+        }
+        true
+    }
+
+    fn free_row(&self) -> usize {
+        (0..).find(|&row| self.at(row).is_none()).expect("rows are not endless")
+    }
+
     /// Gives `program` the rows of distinct `slots` with room for `more` tokens in each, and returns which of its rows
     /// each slot is.
     pub fn give(
@@ -87,8 +115,7 @@ impl Cache {
         let needed = slots.iter().map(|&slot| self.length(slot) + more).max().unwrap_or(0);
         for &slot in slots {
             if self.slots[slot].row.is_none() {
-                let row = (0..).find(|&row| self.at(row).is_none()).expect("rows are not endless");
-                self.slots[slot].row = Some(row);
+                self.slots[slot].row = Some(self.free_row());
             }
         }
         let rows = self.slots.iter().filter_map(|slot| slot.row).max().map_or(0, |row| row + 1);
@@ -238,6 +265,16 @@ mod tests {
             assert!(rows.iter().copied().eq(first..first + together.len()), "{rows:?}");
             assert!((0..5).all(|slot| held(&cache, slot) == expected[slot]));
         }
+        for (from, to, length) in [(4, 0, 6), (0, 3, 2)] {
+            assert!(cache.copy(from, to, length));
+            let most = expected[from].len() / 2;
+            expected[to] = expected[from].chunks(most).flat_map(|head| head[..length].to_vec()).collect();
+            assert!((0..5).all(|slot| held(&cache, slot) == expected[slot]), "{from} to {to}");
+        }
+        assert!(
+            !cache.copy(3, 1, 3) && !cache.copy(1, 1, 1) && !cache.copy(1, 5, 1),
+            "there is no such thing"
+        );
         cache.truncate(2, 0);
         cache.reserve(5, 600);
         assert_eq!(cache.capacity, 1000);

@@ -8,13 +8,14 @@
 
 use std::ops::Range;
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use ort::value::DynTensor;
 
 use super::OnnxEngineError;
 use super::lent::lent;
 use crate::onnx::llama::Architecture;
-use crate::onnx::lora::{Factor, GROUPS, Lora, Piece};
+use crate::onnx::lora::{Factor, GROUPS, Lora, Piece, all_finite};
 use crate::onnx::program::{self, Program};
 
 /// Lanes that there are from the first adapter on. Memory is only taken by those that were written.
@@ -37,7 +38,8 @@ struct Held {
 struct Bank {
     /// `[lanes, projections, in]`
     a: Vec<f32>,
-    /// `[lanes, projections, out of all projections]`: 0 where the output is another projection's.
+    /// `[lanes, projections, out of all projections]`: 0 where the output is another projection's, which nothing ever
+    /// writes to.
     b: Vec<f32>,
 }
 
@@ -131,14 +133,21 @@ impl Lanes {
             held.used = now;
             return Ok(held.lanes.clone());
         }
-        check(&self.model, adapter)?;
+        fits(&self.model, adapter)?;
+        let began = Instant::now();
         let lanes = self.room(adapter.shape.rank);
         let pieces = adapter.shape.pieces(&self.model);
         for (layer, vector) in adapter.layers.iter().enumerate() {
+            // Of this adapter, too: lanes hold only what is finite. A layer's vector is read from memory once for both.
+            if !all_finite(vector) {
+                return Err(OnnxEngineError::NotFinite);
+            }
             self.write(layer, &lanes, &pieces, vector);
         }
         self.held.push(Held { adapter: Arc::downgrade(adapter), lanes: lanes.clone(), used: now });
         self.held.sort_by_key(|held| held.lanes.start);
+        let milliseconds = began.elapsed().as_secs_f64() * 1e3;
+        tracing::info!(milliseconds, ?lanes, "an adapter has its place in the engine");
         Ok(lanes)
     }
 
@@ -184,44 +193,55 @@ impl Lanes {
         for (group, projections) in GROUPS.iter().enumerate() {
             let bank = &mut self.banks[layer * GROUPS.len() + group];
             let (input, output) = widths(&self.model, group);
-            let rows = lanes.start * projections.len()..lanes.end * projections.len();
-            bank.a[rows.start * input..rows.end * input].fill(0.0);
-            bank.b[rows.start * output..rows.end * output].fill(0.0);
             let mut offset = 0;
             for (index, projection) in projections.iter().enumerate() {
-                let row = |rank: usize| (lanes.start + rank) * projections.len() + index;
-                for piece in pieces.iter().filter(|piece| piece.projection == *projection) {
-                    let values = &vector[piece.range()];
-                    match piece.factor {
-                        Factor::A => {
-                            for (rank, values) in values.chunks_exact(input).enumerate() {
-                                bank.a[row(rank) * input..][..input].copy_from_slice(values);
-                            }
+                let own = projection.widths(&self.model).1;
+                let matrix = |factor| {
+                    let piece = pieces.iter().find(|p| p.projection == *projection && p.factor == factor)?;
+                    Some(&vector[piece.range()])
+                };
+                // Rows of this projection in all lanes of the adapter, and where each begins.
+                let first = lanes.start * projections.len() + index;
+                let rows = (first..).step_by(projections.len()).take(lanes.len());
+                match (matrix(Factor::A), matrix(Factor::B)) {
+                    (Some(a), Some(b)) => {
+                        for (row, values) in rows.zip(a.chunks_exact(input)) {
+                            bank.a[row * input..][..input].copy_from_slice(values);
                         }
-                        Factor::B => {
-                            for rank in 0..piece.columns {
-                                let to = &mut bank.b[row(rank) * output + offset..][..piece.rows];
-                                for (to, from) in to.iter_mut().zip(values.chunks_exact(piece.columns)) {
-                                    *to = from[rank];
-                                }
-                            }
+                        let to = &mut bank.b[first * output + offset..];
+                        transpose(b, lanes.len(), to, projections.len() * output);
+                    }
+                    _ => {
+                        for row in rows {
+                            bank.a[row * input..][..input].fill(0.0);
+                            bank.b[row * output + offset..][..own].fill(0.0);
                         }
                     }
                 }
-                offset += projection.widths(&self.model).1;
+                offset += own;
             }
         }
     }
 }
 
-fn check(model: &Architecture, adapter: &Lora) -> Result<(), OnnxEngineError> {
+/// Rows that are turned at once: what is read of them stays in the nearest cache until all columns are written.
+const TILE: usize = 64;
+
+/// Writes each column of `from [rows, columns]` in one piece to `to`, `stride` apart.
+fn transpose(from: &[f32], columns: usize, to: &mut [f32], stride: usize) {
+    for (tile, rows) in from.chunks(TILE * columns).enumerate() {
+        for (column, to) in to.chunks_mut(stride).take(columns).enumerate() {
+            let to = to[tile * TILE..].iter_mut();
+            to.zip(rows[column..].iter().step_by(columns)).for_each(|(to, from)| *to = *from);
+        }
+    }
+}
+
+/// Whether an adapter is one of this model.
+fn fits(model: &Architecture, adapter: &Lora) -> Result<(), OnnxEngineError> {
     let length = adapter.shape.len(model);
     if adapter.layers.len() != model.layers || adapter.layers.iter().any(|layer| layer.len() != length) {
         return Err(OnnxEngineError::AnotherModel);
     }
-    // The largest exponent, all ones where a number is not finite: compilers vectorise this, but no early exit.
-    let exponents = |most: u32, value: &f32| most.max(value.to_bits() & f32::INFINITY.to_bits());
-    let is_finite = adapter.shape.scale.is_finite()
-        && adapter.layers.iter().all(|layer| layer.iter().fold(0, exponents) < f32::INFINITY.to_bits());
-    if is_finite { Ok(()) } else { Err(OnnxEngineError::NotFinite) }
+    if adapter.shape.scale.is_finite() { Ok(()) } else { Err(OnnxEngineError::NotFinite) }
 }

@@ -24,6 +24,7 @@ use super::engine::{Engine, EngineError, Row};
 use crate::onnx::checkpoint::{Checkpoint, CheckpointError, Prepared};
 use crate::onnx::lora::Lora;
 use crate::onnx::program::{self, Program, ProgramError, Runtime};
+use crate::onnx::runtime::Device;
 use cache::Cache;
 use lanes::Lanes;
 use linear::Source;
@@ -56,6 +57,11 @@ pub struct Options {
 /// A model cannot be decoded with.
 #[derive(Debug, thiserror::Error)]
 pub enum OnnxEngineError {
+    #[error(
+        "onnx.device is cuda:{0}, but models answer on the processor only: their cache of keys and values and their adapters lie in its memory. Set onnx.device to cpu, or to auto, which takes a GPU for training and the processor for answers"
+    )]
+    Cuda(u16),
+
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
 
@@ -110,7 +116,8 @@ impl OnnxEngine {
     /// Threads are those of the runtime's environment.
     ///
     /// # Errors
-    /// When the checkpoint cannot be read or the runtime refuses the graph.
+    /// When the runtime computes on a GPU, before anything is read; when the checkpoint cannot be read or the runtime
+    /// refuses the graph.
     ///
     /// # Panics
     /// Without slots, or for a context of 0 or beyond the model's.
@@ -120,6 +127,9 @@ impl OnnxEngine {
         weights_dir: Option<&Path>,
         options: Options,
     ) -> Result<Self, OnnxEngineError> {
+        if let Device::Cuda(number) = runtime.device() {
+            return Err(OnnxEngineError::Cuda(number));
+        }
         let model = &checkpoint.architecture;
         assert!(options.slots > 0, "an engine has slots");
         assert!((1..=model.context).contains(&options.context), "1 to {} tokens", model.context);
@@ -270,5 +280,9 @@ impl Engine for OnnxEngine {
 
     fn truncate(&mut self, slot: usize, length: usize) {
         self.cache.truncate(slot, length);
+    }
+
+    fn copy(&mut self, from: usize, to: usize, length: usize) -> bool {
+        self.cache.copy(from, to, length)
     }
 }

@@ -309,6 +309,57 @@ fn a_gguf_file_decodes_from_its_own_blocks() {
 }
 
 #[test]
+fn a_gpu_is_refused_before_anything_is_made() {
+    let gpu = Runtime::on(runtime().environment().clone(), Device::Cuda(3));
+    let options = Options { slots: 1, context: 48, precision: Precision::F32 };
+    let error = OnnxEngine::new(&gpu, &checkpoint("llama"), None, options).err().unwrap();
+    assert!(matches!(error, OnnxEngineError::Cuda(3)), "{error}");
+    let said = error.to_string();
+    assert!(said.contains("cuda:3") && said.contains("Set onnx.device to cpu"), "{said}");
+}
+
+#[test]
+fn a_prompt_that_was_copied_goes_on_as_one_that_was_read() {
+    for family in ["llama3", "mistral", "qwen3"] {
+        let checkpoint = checkpoint(family);
+        let lora = adapter(&checkpoint, 5, 6, &Projection::ALL);
+        let prompt: Vec<u32> = (0..20).map(|i| (i * 31 + 7) % 96).collect();
+        let (most, last) = prompt.split_at(prompt.len() - 1);
+        // Four choices: each reads the prompt, or takes it from the first, which goes on meanwhile.
+        let [mut reading, mut copying] = [0, 0].map(|_| engine_of(&checkpoint, 4, Precision::F32));
+        for engine in [&mut reading, &mut copying] {
+            engine.prefill(2, &[9, 9, 9], None).unwrap();
+            engine.prefill(0, most, Some(&lora)).unwrap();
+        }
+        for slot in 1..4 {
+            reading.truncate(slot, 0);
+            reading.prefill(slot, most, Some(&lora)).unwrap();
+        }
+        let mut step = |rows: &[(usize, u32)], begun: bool| {
+            let rows: Vec<Row> = rows.iter().map(|&(slot, token)| row(slot, token, Some(&lora))).collect();
+            let expected = reading.step(&rows).unwrap();
+            if !begun {
+                for slot in 1..4 {
+                    assert!(copying.copy(0, slot, most.len()), "{family}");
+                }
+            }
+            assert_eq!(copying.step(&rows).unwrap(), expected, "{family}: bit for bit");
+        };
+        step(&[(0, last[0]), (1, last[0]), (2, last[0]), (3, last[0])], false);
+        for token in 40..46 {
+            step(&[(3, token), (1, token + 1), (0, token + 2), (2, token + 3)], true);
+        }
+        assert!(!copying.copy(0, 1, 40), "more than there is");
+        assert!(copying.copy(3, 1, 5) && copying.copy(3, 0, 0));
+        let expected =
+            engine_of(&checkpoint, 1, Precision::F32).prefill(0, &prompt[..6], Some(&lora)).unwrap();
+        let found = copying.prefill(1, &prompt[5..6], Some(&lora)).unwrap();
+        assert!(error(&found, &expected) < 1e-5);
+        copying.prefill(0, &prompt[..6], Some(&lora)).unwrap();
+    }
+}
+
+#[test]
 fn what_cannot_be_done_is_said_with_its_numbers_and_changes_nothing() {
     let checkpoint = checkpoint("llama");
     let mut engine = engine_of(&checkpoint, 2, Precision::F32);

@@ -2,8 +2,8 @@
 
 use super::Run;
 use super::runs::Ended;
-use crate::adapters::{AdapterError, Registry, Released, Server, promote};
-use crate::config::Adapters;
+use crate::adapters::{AdapterError, Registry, Released, promote, targets};
+use crate::config::Config;
 use crate::model::AdapterId;
 use crate::store::DataDir;
 use crate::upstream::Setup;
@@ -17,16 +17,12 @@ pub struct Release {
     pub done: Result<Released, AdapterError>,
 }
 
-/// Swaps what a run kept in at all configured targets and points the scope's alias at it. None where nothing was kept, nor
+/// Swaps what a run kept in at all targets and points the scope's alias at it. None where nothing was kept, nor
 /// is left over from a night before.
-pub async fn release(run: &Run, dir: &DataDir, settings: &Adapters, setup: &Setup) -> Option<Release> {
+pub async fn release(run: &Run, dir: &DataDir, config: &Config, setup: &Setup) -> Option<Release> {
     let adapter = run.adapter.filter(|_| matches!(run.outcome, Ended::Kept | Ended::NothingNew))?;
-    let alias = settings.alias_of(&run.scope.tenant, &run.scope.app);
-    let scope = run.scope.to_string();
-    let servers: Result<Vec<Server>, _> = settings
-        .targets_of(&scope)
-        .map(|(i, target)| Server::build(target, &format!("adapters.targets[{i}]"), setup))
-        .collect();
+    let alias = config.adapters.alias_of(&run.scope.tenant, &run.scope.app);
+    let servers = targets(config, &run.scope, setup).await;
     let done = match servers {
         Ok(servers) => {
             let reason = "it passed the gate";

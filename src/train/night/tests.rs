@@ -2,7 +2,7 @@ use std::cell::RefCell;
 use std::ops::ControlFlow;
 
 use super::*;
-use crate::config::{Adapters, TrainExamples};
+use crate::config::{Adapters, Config, TrainExamples};
 use crate::model::{Label, TrajectoryId};
 use crate::store::DataDir;
 use crate::train::pass::tests::Parrot;
@@ -84,11 +84,12 @@ async fn corrections_become_an_adapter_behind_the_alias_of_their_scope() {
 
     // A server that is not there: the alias stays where it is.
     let target = serde_json::from_value(json!({"kind": "serve", "url": "http://127.0.0.1:1"}));
-    let away = Adapters { targets: vec![target.expect("a target")], ..Adapters::default() };
+    let adapters = Adapters { targets: vec![target.expect("a target")], ..Adapters::default() };
+    let away = Config { adapters, ..Config::default() };
     let refused = release(&run, dir, &away, &Setup::default()).await.expect("it was kept");
     assert!(refused.done.is_err() && registry.aliases().expect("readable").is_empty());
 
-    let released = release(&run, dir, &Adapters::default(), &Setup::default()).await.expect("it was kept");
+    let released = release(&run, dir, &Config::default(), &Setup::default()).await.expect("it was kept");
     assert_eq!(released.done.expect("promoted").moved.to, run.adapter);
     assert_eq!(registry.find("default-default").expect("an alias"), released.adapter);
     drop(night);
@@ -106,7 +107,7 @@ async fn an_adapter_that_learned_nothing_is_registered_as_refused_and_released_n
     let entry = registry.get(run.adapter.expect("registered")).expect("readable");
     assert_eq!(entry.state, AdapterState::Rejected);
     assert!(entry.reason.contains("held-out loss"), "{}", entry.reason);
-    let released = release(&run, world.store.dir(), &Adapters::default(), &Setup::default()).await;
+    let released = release(&run, world.store.dir(), &Config::default(), &Setup::default()).await;
     assert!(released.is_none());
     assert!(registry.aliases().expect("readable").is_empty());
 }
@@ -147,7 +148,7 @@ async fn without_anything_new_nothing_is_trained() {
     // It could not be put to use: the next night tries again, until it is.
     let run = night(&world, &settings(), &never);
     assert_eq!(run.outcome, Ended::NothingNew);
-    let released = release(&run, world.store.dir(), &Adapters::default(), &Setup::default()).await;
+    let released = release(&run, world.store.dir(), &Config::default(), &Setup::default()).await;
     assert_eq!(released.expect("it was left over").done.expect("promoted").moved.to, run.adapter);
     let run = night(&world, &settings(), &never);
     assert_eq!((run.outcome, run.adapter), (Ended::NothingNew, None));

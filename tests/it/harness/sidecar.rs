@@ -51,6 +51,11 @@ impl Sidecar {
         Self { proxy: app.proxy_url(), admin: app.admin_url(), app: Some(app), dir, store, settings }
     }
 
+    /// Where its embedded model is.
+    pub fn serve_url(&self) -> Option<String> {
+        self.app.as_ref()?.serve_url()
+    }
+
     pub fn path(&self) -> &Path {
         self.dir.path()
     }

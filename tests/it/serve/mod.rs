@@ -2,6 +2,8 @@
 
 mod adapters;
 mod answers;
+#[cfg(unix)]
+mod embedded;
 mod errors;
 #[cfg(unix)]
 mod real;

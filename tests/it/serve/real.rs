@@ -18,7 +18,7 @@ struct Process {
     url: String,
 }
 
-fn tiny() -> PathBuf {
+pub fn tiny() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/engine/qwen3")
 }
 
@@ -73,7 +73,7 @@ impl Drop for Process {
 }
 
 /// A PEFT directory with an adapter that changes what the tiny model says.
-fn adapter(dir: &Path, number: u32) -> PathBuf {
+pub fn adapter(dir: &Path, number: u32) -> PathBuf {
     let model = Checkpoint::open(&tiny()).expect("a checkpoint").architecture;
     let shape = LoraShape::new(4, 2.0, &Projection::ALL);
     let mut state = number;
