@@ -2,11 +2,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::onnx_engine::{OnnxEngine, OnnxEngineError, Options, Precision};
+use super::onnx_engine::{OnnxEngine, OnnxEngineError, Options};
 use super::server::{LoadAdapter, Model};
 use super::text::ModelText;
 use crate::adapters::{AdapterError, Registry, peft};
-use crate::config::{Config, Quantize};
+use crate::config::Config;
 use crate::model::Progress;
 use crate::onnx::checkpoint::{Checkpoint, CheckpointError};
 use crate::onnx::llama::Architecture;
@@ -52,12 +52,7 @@ pub fn over(opened: &Opened, serve: &crate::config::Serve) -> Result<Model, Open
         slots: serve.slots,
         // A model asked for more than it was made for answers nonsense.
         context: serve.context.min(architecture.context),
-        precision: match serve.quantize {
-            Quantize::None => Precision::F32,
-            Quantize::Stored => Precision::AsStored,
-            Quantize::Bits8 => Precision::Q8,
-            Quantize::Bits4 => Precision::Q4,
-        },
+        precision: serve.quantize.into(),
     };
     let engine = OnnxEngine::new(&opened.runtime, checkpoint, Some(opened.cache()), options)?;
     let path = checkpoint.path();
