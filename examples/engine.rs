@@ -91,6 +91,9 @@ enum Verb {
         rank: usize,
         #[arg(long, default_value = "f32")]
         precision: String,
+        /// f32, q8, q4, or stored: as the file has them
+        #[arg(long, default_value = "f32")]
+        weights: String,
         #[arg(long)]
         profile: Option<PathBuf>,
         /// Keep only the inputs of layers between the passes: less memory, more work.
@@ -191,7 +194,13 @@ impl File {
         }
         let sum: f32 = at_weights.iter().sum();
         at_weights.iter_mut().for_each(|w| *w /= sum);
-        let targets = Targets { rows: at_rows, weights: at_weights, goal: RowGoal::Labels(labels) };
+        let targets = Targets {
+            rows: at_rows,
+            weights: at_weights,
+            goal: RowGoal::Labels(labels),
+            clip: None,
+            off_policy: None,
+        };
         Ok((Batch::new(model, &slots, padded)?, targets))
     }
 }
@@ -245,10 +254,10 @@ fn main() -> anyhow::Result<()> {
         Verb::Export(common) => export(&common)?,
         Verb::Logits { common, adapter } => logits(&common, adapter.as_deref())?,
         Verb::Greedy { common, new, weights } => greedy(&common, new, &weights)?,
-        Verb::Steps { common, shape, steps, rank, precision, profile, recompute } => {
+        Verb::Steps { common, shape, steps, rank, precision, weights, profile, recompute } => {
             ensure!(precision == "f32", "{precision} is for another time");
             let keep = if recompute { Keep::Input } else { Keep::Products };
-            measure(&common, &shape, (steps, rank), profile, keep)?
+            measure(&common, &shape, (steps, rank), self::precision(&weights)?, profile, keep)?
         }
     };
     println!("{said}");
@@ -260,7 +269,12 @@ fn gradients(common: &Common) -> anyhow::Result<serde_json::Value> {
     let model = &opened.checkpoint.architecture;
     let lora = file.lora(model)?;
     let (batch, targets) = file.batch(model, 0)?;
-    let mut stack = Stack::new(&opened.runtime, opened.weights()?, Some(lora.shape.clone()), Keep::Products)?;
+    let mut stack = Stack::new(
+        &opened.runtime,
+        opened.weights(Precision::F32)?,
+        Some(lora.shape.clone()),
+        Keep::Products,
+    )?;
     let (vectors, zeros) =
         (tensors(&lora.layers)?, tensors(&vec![vec![0.0; lora.shape.len(model)]; model.layers])?);
     let vectors: Vec<&DynTensor> = vectors.iter().collect();
@@ -319,7 +333,12 @@ fn curve(common: &Common, steps: u64, rate: f64, decay: f64) -> anyhow::Result<s
     let (opened, file) = (common.open()?, common.input()?);
     let model = &opened.checkpoint.architecture;
     let lora = file.lora(model)?;
-    let mut stack = Stack::new(&opened.runtime, opened.weights()?, Some(lora.shape.clone()), Keep::Products)?;
+    let mut stack = Stack::new(
+        &opened.runtime,
+        opened.weights(Precision::F32)?,
+        Some(lora.shape.clone()),
+        Keep::Products,
+    )?;
     let mut optimised = Optimised::new(&opened, &lora)?;
     let shape = &file.shapes["ids"];
     let batches = if shape.len() == 3 { shape[0] } else { 1 };
@@ -346,7 +365,7 @@ fn logits(common: &Common, adapter: Option<&Path>) -> anyhow::Result<serde_json:
     let (batch, _) = file.batch(model, 0)?;
     let lora = adapter.map(|directory| peft::read(directory, model)).transpose()?;
     let shape = lora.as_ref().map(|lora| lora.shape.clone());
-    let mut stack = Stack::new(&opened.runtime, opened.weights()?, shape, Keep::Input)?;
+    let mut stack = Stack::new(&opened.runtime, opened.weights(Precision::F32)?, shape, Keep::Input)?;
     let vectors = tensors(lora.as_ref().map_or(&[], |lora| &lora.layers))?;
     let vectors: Vec<&DynTensor> = vectors.iter().collect();
     let h = stack.forward(&batch, lora.is_some().then_some(&vectors[..]))?;
@@ -360,13 +379,7 @@ fn logits(common: &Common, adapter: Option<&Path>) -> anyhow::Result<serde_json:
 
 fn greedy(common: &Common, new: usize, weights: &str) -> anyhow::Result<serde_json::Value> {
     let (opened, file) = (common.open()?, common.input()?);
-    let precision = match weights {
-        "f32" => Precision::F32,
-        "q8" => Precision::Q8,
-        "q4" => Precision::Q4,
-        "stored" => Precision::AsStored,
-        other => return Err(anyhow!("there are no weights {other}")),
-    };
+    let precision = precision(weights)?;
     let prompts: Vec<&[i64]> =
         (0..).map_while(|k| file.integers.get(&format!("prompt.{k}"))).map(Vec::as_slice).collect();
     let longest = prompts.iter().map(|p| p.len()).max().context("there are no prompts")?;
@@ -400,6 +413,16 @@ fn greedy(common: &Common, new: usize, weights: &str) -> anyhow::Result<serde_js
     Ok(json!({ "prefill_seconds": prefill, "decode_seconds": decode, "decode_cpu_seconds": cpu }))
 }
 
+fn precision(weights: &str) -> anyhow::Result<Precision> {
+    Ok(match weights {
+        "f32" => Precision::F32,
+        "q8" => Precision::Q8,
+        "q4" => Precision::Q4,
+        "stored" => Precision::AsStored,
+        other => return Err(anyhow!("there are no weights {other}")),
+    })
+}
+
 /// User and system time of this process, in seconds.
 fn cpu_seconds() -> f64 {
     let clock = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
@@ -410,6 +433,7 @@ fn measure(
     common: &Common,
     shape: &str,
     (steps, rank): (u64, usize),
+    precision: Precision,
     profile: Option<PathBuf>,
     keep: Keep,
 ) -> anyhow::Result<serde_json::Value> {
@@ -448,9 +472,11 @@ fn measure(
         rows: counted.iter().map(|i| *i as i64).collect(),
         weights: vec![1.0 / counted.len() as f32; counted.len()],
         goal: RowGoal::Labels(counted.iter().map(|i| i64::from(slots[i + 1].token)).collect()),
+        clip: None,
+        off_policy: None,
     };
     let batch = Batch::new(model, &slots, length)?;
-    let mut stack = Stack::new(&opened.runtime, opened.weights()?, Some(lora_shape), keep)?;
+    let mut stack = Stack::new(&opened.runtime, opened.weights(precision)?, Some(lora_shape), keep)?;
     let mut optimised = Optimised::new(&opened, &lora)?;
     let (mut cpu, mut wall, mut losses) = (Vec::new(), Vec::new(), Vec::new());
     for number in 1..=steps + 1 {

@@ -1,5 +1,7 @@
 use serde::{Deserialize, Serialize};
 
+use super::Quantize;
+
 /// `train:` — adapters from what was recorded.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -57,6 +59,8 @@ pub struct TrainLora {
     /// Tokens of an example at most; longer ones are left out.
     pub context: usize,
     pub seed: u64,
+    /// How the model's own weights are kept while it is trained and examined.
+    pub quantize: Quantize,
 }
 
 /// `train.gate:` — what an adapter must show before it is kept.
@@ -114,6 +118,7 @@ impl Default for TrainLora {
             replay_weight: 1.0,
             context: 1024,
             seed: 0,
+            quantize: Quantize::None,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::checkpoint::{Checkpoint, CheckpointError};
+use super::checkpoint::{Checkpoint, CheckpointError, Precision};
 use super::llama::weights::Weights;
 use super::program::{ProgramError, Runtime};
 use super::provision::{self, ProvisionError};
@@ -59,13 +59,18 @@ pub fn open(
 }
 
 impl Opened {
-    /// The weights in 32-bit floats, in memory that other processes share.
+    /// The weights. As 32-bit floats they lie in memory that other processes share; matrices in blocks are this process's
+    /// own.
     ///
     /// # Errors
     /// When the shared file cannot be written (4 bytes a parameter, once for each model).
-    pub fn weights(&self) -> Result<Weights, OpenError> {
-        let prepared = self.checkpoint.prepared(&self.cache)?;
-        Ok(Weights::mapped(&self.runtime, self.checkpoint.architecture.clone(), prepared)?)
+    pub fn weights(&self, precision: Precision) -> Result<Weights, OpenError> {
+        let (checkpoint, model) = (&self.checkpoint, self.checkpoint.architecture.clone());
+        if precision == Precision::F32 {
+            let prepared = checkpoint.prepared(&self.cache)?;
+            return Ok(Weights::mapped(&self.runtime, model, prepared)?);
+        }
+        Weights::held(&self.runtime, model, |part, _| Ok(checkpoint.held(part, precision)?))
     }
 
     /// Where prepared weights are kept.

@@ -70,7 +70,9 @@ impl Runtime {
         let mut options = SessionBuilder::new(&self.environment)?
             .with_optimization_level(GraphOptimizationLevel::Level1)?
             .with_intra_op_spinning(false)?
-            .with_deterministic_compute(true)?;
+            .with_deterministic_compute(true)?
+            // What is there for quantised activations also has each use of a matrix in blocks make floats of it anew.
+            .with_quant_qdq(false)?;
         if let Device::Cuda(number) = self.device {
             // Without `error_on_failure` everything would silently be computed on the processor.
             let cuda = ep::CUDA::default()

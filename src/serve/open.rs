@@ -2,11 +2,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::onnx_engine::{OnnxEngine, OnnxEngineError, Options, Precision};
+use super::onnx_engine::{OnnxEngine, OnnxEngineError, Options};
 use super::server::{LoadAdapter, Model};
 use super::text::ModelText;
 use crate::adapters::{AdapterError, Registry, peft};
-use crate::config::{self, Config, DeviceChoice, Quantize};
+use crate::config::{self, Config, DeviceChoice};
 use crate::model::Progress;
 use crate::onnx::checkpoint::{Checkpoint, CheckpointError};
 use crate::onnx::llama::Architecture;
@@ -60,12 +60,7 @@ pub fn over(opened: &Opened, serve: &config::Serve) -> Result<Model, OpenError> 
         slots: serve.slots,
         // A model asked for more than it was made for answers nonsense.
         context: serve.context.min(architecture.context),
-        precision: match serve.quantize {
-            Quantize::None => Precision::F32,
-            Quantize::Stored => Precision::AsStored,
-            Quantize::Bits8 => Precision::Q8,
-            Quantize::Bits4 => Precision::Q4,
-        },
+        precision: serve.quantize.into(),
     };
     let engine = OnnxEngine::new(&opened.runtime, checkpoint, Some(opened.cache()), options)?;
     let path = checkpoint.path();

@@ -64,7 +64,7 @@ pub(super) fn labels(placed: &[(usize, usize)], examples: &[Example], scale: f64
             labels.push(i64::from(example.tokens[at]));
         }
     }
-    Targets { rows, weights, goal: RowGoal::Labels(labels) }
+    Targets { rows, weights, goal: RowGoal::Labels(labels), clip: None, off_policy: None }
 }
 
 pub(super) fn small(position: usize) -> i64 {

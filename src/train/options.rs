@@ -20,6 +20,12 @@ pub struct Options {
     pub weight_decay: f64,
     /// The gradient's norm is cut to this; 0: not.
     pub clip: f64,
+    /// What a token of the examples counts at most, in nats; above it teaches nothing more. 0: no bound. A token that the
+    /// model thinks impossible costs 10 nats and more, and is rather wrong than new.
+    ///
+    /// A bound in nats is the same at every step and needs no memory of the losses before, as a multiple of their median
+    /// would. Texts that hold the model to its base are not cut: where it has gone furthest they matter most.
+    pub loss_clip: f64,
     /// Examples a step.
     pub batch: usize,
     /// Examples a step beside those that hold the model to its base, where there are any.
@@ -50,6 +56,7 @@ impl Default for Options {
             warmup: 10,
             weight_decay: 0.0,
             clip: 1.0,
+            loss_clip: 0.0,
             batch: 4,
             replay: 2,
             replay_weight: 1.0,
@@ -84,6 +91,7 @@ impl Options {
             (positive(self.learning_rate), "learning_rate", "is more than 0"),
             (at_least_0(self.weight_decay), "weight_decay", "is not negative"),
             (at_least_0(self.clip), "clip", "is not negative"),
+            (at_least_0(self.loss_clip), "loss_clip", "is not negative"),
             (self.batch > 0, "batch", "is 1 or more"),
             (at_least_0(self.replay_weight), "replay_weight", "is not negative"),
             (self.context >= 2, "context", "is 2 or more"),

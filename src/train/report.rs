@@ -13,8 +13,10 @@ pub enum Event {
     Step {
         step: u64,
         steps: u64,
-        /// Of this step, in nats a token.
+        /// Of this step, in nats a token; what is above `loss_clip` counts as that.
         loss: f64,
+        /// Tokens above it.
+        cut: usize,
         learning_rate: f64,
         /// Of the gradient, before it is cut.
         norm: f64,

@@ -93,6 +93,8 @@ struct Run<'a, 'j> {
     /// Steps done when this process began.
     begun: u64,
     last_norm: f64,
+    /// Tokens of the last step whose loss was cut.
+    last_cut: usize,
 }
 
 impl<'a, 'j> Run<'a, 'j> {
@@ -141,6 +143,7 @@ impl<'a, 'j> Run<'a, 'j> {
             started: Instant::now(),
             begun: 0,
             last_norm: 0.0,
+            last_cut: 0,
         })
     }
 
@@ -209,13 +212,14 @@ impl<'a, 'j> Run<'a, 'j> {
 
         let named: Vec<(usize, &Example)> = chosen.iter().map(|&i| (i, &self.job.examples[i])).collect();
         let mut gradient = self.zeros()?;
-        let (mut loss, mut norm, mut tokens) = (0.0, 0.0, 0);
+        let (mut loss, mut norm, mut tokens, mut cut_tokens) = (0.0, 0.0, 0, 0);
         for packed in pack::passes(self.stack.architecture(), &named, options.pass_tokens)? {
             let targets = self.targets(&packed, scale, replay_scale)?;
             let values: Vec<&DynTensor> = self.now.iter().map(|m| &m.values).collect();
             let found = self.stack.gradient(&packed.batch, &values, &targets, &gradient)?;
             (gradient, norm) = (found.lora, found.norm);
             loss += found.loss;
+            cut_tokens += found.losses.iter().map(|losses| losses.cut).sum::<usize>();
             tokens += (packed.batch.rows * packed.batch.length) as u64;
         }
         if let Some(reason) = trouble(&self.reached, loss, norm) {
@@ -233,7 +237,7 @@ impl<'a, 'j> Run<'a, 'j> {
         self.reached.step = number;
         self.reached.tokens += tokens;
         self.reached.losses.push(loss.to_bits());
-        self.last_norm = norm;
+        (self.last_norm, self.last_cut) = (norm, cut_tokens);
         Ok(Ok((loss, learning_rate)))
     }
 
@@ -251,7 +255,10 @@ impl<'a, 'j> Run<'a, 'j> {
         let (tokens, base) = (of(Goal::Tokens), of(Goal::Base));
         let mut targets = Vec::new();
         if !tokens.is_empty() {
-            targets.push(labels(&tokens, examples, scale));
+            let most = self.job.options.loss_clip;
+            #[expect(clippy::cast_possible_truncation, reason = "set in 64 bits, used in 32")]
+            let clip = (most > 0.0).then_some(most as f32);
+            targets.push(Targets { clip, ..labels(&tokens, examples, scale) });
         }
         if !base.is_empty() {
             let rows = labels(&base, examples, replay_scale);
@@ -346,6 +353,7 @@ impl<'a, 'j> Run<'a, 'j> {
             step: self.reached.step,
             steps: self.steps,
             loss,
+            cut: self.last_cut,
             learning_rate,
             norm: self.last_norm,
             tokens_per_second: per_step * done as f64 / elapsed,
@@ -359,6 +367,9 @@ fn fingerprint(stack: &Stack, job: &Job<'_>) -> String {
     let mut hasher = blake3::Hasher::new();
     let options = serde_json::to_string(job.options).expect("plain data");
     hasher.update(options.as_bytes()).update(format!("{:?}", stack.architecture()).as_bytes());
+    for storage in stack.storage() {
+        hasher.update(format!("{storage:?}").as_bytes());
+    }
     for example in job.examples.iter().chain(job.held_out) {
         hasher.update(format!("{:?}", example.goal).as_bytes());
         for (token, weight) in example.tokens.iter().zip(&example.weights) {

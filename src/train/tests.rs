@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::*;
 use crate::onnx::llama::block::Keep;
-use crate::onnx::llama::stack::Stack;
+use crate::onnx::llama::stack::{Gradient, Stack, Targets};
 use crate::onnx::testing::{Noise, runtime, tiny_weights};
 
 /// Sequences that count upwards from different starts, modulo 40: easy to learn, hard to guess.
@@ -193,6 +193,62 @@ fn examples_that_hold_to_the_base_keep_the_model_near_it() {
 }
 
 #[test]
+fn one_wrong_token_dominates_a_gradient_unless_its_loss_is_bounded() {
+    let right = counting(0..4, Goal::Tokens);
+    let options = Options { epochs: 60.0, learning_rate: 3e-2, ..options() };
+    let (trained, _) =
+        Play { examples: &right, held_out: &[], options: &options, state: None, until: None }.run();
+    let mut wrong = right.clone();
+    *wrong[3].tokens.last_mut().unwrap() = 90;
+
+    let mut stack = stack(&options);
+    let of_layers = |layers: &[Vec<f32>]| -> Vec<_> {
+        layers.iter().map(|v| crate::onnx::program::floats(&[v.len()], v.clone()).unwrap()).collect()
+    };
+    let vectors = of_layers(&trained.lora.layers);
+    let vectors: Vec<_> = vectors.iter().collect();
+    let zeros = of_layers(&trained.lora.layers.iter().map(|v| vec![0.0; v.len()]).collect::<Vec<_>>());
+    let mut gradient = |examples: &[Example], clip: Option<f32>| {
+        let named: Vec<_> = examples.iter().enumerate().collect();
+        let passes = pack::passes(stack.architecture(), &named, 64).unwrap();
+        assert_eq!(passes.len(), 1);
+        let targets = Targets { clip, ..evaluate::labels(&passes[0].placed, examples, 1.0) };
+        stack.gradient(&passes[0].batch, &vectors, &[targets], &zeros).unwrap()
+    };
+    let dearest = |found: &Gradient| found.losses[0].rows.iter().copied().fold(0.0, f32::max);
+    let (clean, free) = (gradient(&right, None), gradient(&wrong, None));
+    // The wrong token is far dearer than any other, so that there is a bound between.
+    let clip = dearest(&free) / 2.0;
+    assert!(dearest(&clean) < clip, "{} and {clip}", dearest(&clean));
+    let bounded = gradient(&wrong, Some(clip));
+    let norms = [clean.norm, free.norm, bounded.norm];
+    assert!(free.norm > 5.0 * clean.norm, "{norms:?}");
+    assert!(bounded.norm < 1.5 * clean.norm, "{norms:?}");
+    // What it costs is told all the same.
+    assert_eq!(dearest(&bounded).to_bits(), dearest(&free).to_bits());
+    assert_eq!((free.losses[0].cut, bounded.losses[0].cut), (0, 1));
+    assert!(bounded.loss < free.loss - 0.9 * f64::from(clip), "{} and {}", bounded.loss, free.loss);
+}
+
+#[test]
+fn the_bound_on_a_token_is_that_of_the_options_and_what_it_cuts_is_told() {
+    let examples = counting(0..8, Goal::Tokens);
+    let first = |loss_clip: f64| {
+        let options = Options { loss_clip, ..options() };
+        let play =
+            Play { examples: &examples, held_out: &[], options: &options, state: None, until: Some(1) };
+        match play.run().1[0] {
+            Event::Step { loss, cut, .. } => (loss, cut),
+            ref other => panic!("{other:?}"),
+        }
+    };
+    let (whole, none) = first(0.0);
+    let (bounded, some) = first(whole);
+    assert_eq!(none, 0);
+    assert!(some > 0 && bounded < whole, "{some} tokens, {bounded} and {whole} nats");
+}
+
+#[test]
 fn a_run_stops_early_when_what_is_held_out_gets_worse_and_gives_the_best_adapter() {
     let examples = counting(0..4, Goal::Tokens);
     // The same beginnings with other ends: whoever learns the examples by heart gets these wrong.
@@ -238,6 +294,8 @@ fn unusable_examples_and_options_are_named() {
     assert!(attempt(&strange, &options()).contains("example 1: token 4000"));
     assert!(attempt(&good, &Options { context: 5, ..options() }).contains("example 0 has 6 tokens"));
     assert!(attempt(&good, &Options { batch: 0, ..options() }).contains("batch is 1 or more"));
+    assert!(attempt(&good, &Options { loss_clip: -1.0, ..options() }).contains("loss_clip is not negative"));
+    assert!(attempt(&good, &Options { loss_clip: f64::NAN, ..options() }).contains("loss_clip"));
     assert!(attempt(&counting(0..2, Goal::Base), &options()).contains("nothing to train on"));
     assert!(attempt(&good, &Options { targets: vec![], ..options() }).contains("targets"));
 }

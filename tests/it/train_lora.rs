@@ -106,6 +106,26 @@ fn chats_become_an_adapter_that_is_the_same_each_time_and_can_be_read() {
     assert!(String::from_utf8_lossy(&again.stderr).contains("first exists"));
 }
 
+#[test]
+fn weights_may_be_kept_in_few_bits() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let (model, data) = (model(dir), chats(dir, 4));
+    let first_loss = |out: &str, bits: &str| {
+        let settings = ["--epochs", "1", "--quantize", bits, "--loss-clip", "20"];
+        let told = said(&run(dir, &model, &data, out, &settings));
+        told["report"]["losses"][0].as_f64().unwrap()
+    };
+    let (floats, eight, four) =
+        (first_loss("floats", "none"), first_loss("eight", "8"), first_loss("four", "4"));
+    let apart = |loss: f64| (loss - floats).abs() / floats;
+    assert!(apart(eight) > 0.0 && apart(eight) < 0.01, "{eight} and {floats}");
+    assert!(apart(four) > apart(eight) && apart(four) < 0.1, "{four} and {floats}");
+    let wrong = run(dir, &model, &data, "wrong", &["--quantize", "5"]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("none, stored, 4 or 8"));
+}
+
 #[tokio::test]
 async fn a_run_that_was_interrupted_goes_on_to_the_adapter_of_one_that_was_not() {
     let dir = tempfile::tempdir().unwrap();

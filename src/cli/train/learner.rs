@@ -33,6 +33,8 @@ pub(super) struct Local {
     engine: Option<OnnxEngine>,
     /// Tokens of a question and its answer, at most.
     context: usize,
+    /// Of the weights, in training and in the gate alike.
+    precision: Precision,
     pass_tokens: usize,
     trained: Option<Arc<Lora>>,
 }
@@ -42,7 +44,8 @@ impl Local {
     pub fn open(config: &Config, order: &Order, progress: &dyn Progress) -> anyhow::Result<Self> {
         let opened = onnx::open(&config.onnx, &order.model, order.settings.threads, progress)?;
         tracing::info!("{}", opened.device);
-        let weights = opened.weights()?;
+        let precision = order.settings.lora.quantize.into();
+        let weights = opened.weights(precision)?;
         let options = pass::options(&order.settings.lora);
         let stack = Stack::new(&opened.runtime, weights, Some(options.shape()), Keep::Products)
             .context("the model's graphs")?;
@@ -52,16 +55,17 @@ impl Local {
             opened,
             stack,
             engine: None,
+            precision,
             pass_tokens: options.pass_tokens,
             trained: None,
         })
     }
 
-    /// What answers, from the same weights in memory.
+    /// What answers: the model as it was trained. Weights in floats are the same memory.
     fn engine(&mut self) -> Result<&mut OnnxEngine, ExamError> {
         if self.engine.is_none() {
             let options =
-                onnx_engine::Options { slots: SLOTS, context: self.context, precision: Precision::F32 };
+                onnx_engine::Options { slots: SLOTS, context: self.context, precision: self.precision };
             let Opened { checkpoint, runtime, .. } = &self.opened;
             // Also where a GPU trained: the engine that answers is the processor's.
             let runtime = Runtime::on(runtime.environment().clone(), Device::Cpu);

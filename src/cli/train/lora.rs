@@ -12,6 +12,7 @@ use super::super::progress::{Bars, bar};
 use super::super::run::stop_signal;
 use super::super::{Common, Failure, Outcome, output, runtime};
 use crate::adapters::{gguf, ort_file, peft};
+use crate::config::Quantize;
 use crate::onnx::checkpoint::Checkpoint;
 use crate::onnx::llama::block::Keep;
 use crate::onnx::llama::stack::Stack;
@@ -84,6 +85,10 @@ struct Settings {
     /// The gradient's norm is cut to this; 0: not.
     #[arg(long, default_value_t = 1.0, value_name = "X")]
     clip: f64,
+    /// What a token counts at most, in nats; above it teaches nothing more: against wrong answers among the chats, 10 is
+    /// mild. 0: no bound.
+    #[arg(long, default_value_t = 0.0, value_name = "X")]
+    loss_clip: f64,
     /// Chats a step.
     #[arg(long, default_value_t = 4, value_name = "N")]
     batch: usize,
@@ -110,6 +115,10 @@ struct Settings {
     /// Threads that compute; 0: one a core.
     #[arg(long, default_value_t = 0, value_name = "N")]
     threads: u16,
+    /// How the model's own weights are kept: none (32-bit floats), stored (in few bits where the file has them so), 8 or 4
+    /// (bits). Fewer bits are less memory and a little more work.
+    #[arg(long, default_value = "none", value_name = "none|stored|8|4", value_parser = quantize)]
+    quantize: Quantize,
     /// Keep less between the passes: about half of the memory, a tenth more work.
     #[arg(long)]
     save_memory: bool,
@@ -119,6 +128,10 @@ fn projection(name: &str) -> Result<Projection, String> {
     let known = || Projection::ALL.map(Projection::module).join(", ");
     let found = Projection::ALL.into_iter().find(|p| p.module() == name);
     found.ok_or_else(|| format!("there are {}", known()))
+}
+
+fn quantize(text: &str) -> Result<Quantize, String> {
+    serde_json::from_value(json!(text)).map_err(|error| error.to_string())
 }
 
 impl Settings {
@@ -135,6 +148,7 @@ impl Settings {
             warmup: self.warmup,
             weight_decay: self.weight_decay,
             clip: self.clip,
+            loss_clip: self.loss_clip,
             batch: self.batch,
             replay: self.replay,
             replay_weight: self.replay_weight,
@@ -174,7 +188,12 @@ impl Lora {
             examples.extend(General::of(checkpoint)?.replay);
         }
         let keep = if self.settings.save_memory { Keep::Input } else { Keep::Products };
-        let mut stack = Stack::new(&opened.runtime, opened.weights()?, Some(options.shape()), keep)?;
+        let mut stack = Stack::new(
+            &opened.runtime,
+            opened.weights(self.settings.quantize.into())?,
+            Some(options.shape()),
+            keep,
+        )?;
         if !self.json {
             eprintln!("{}; {} chats, {} held out", opened.device, chats.len(), held_out.len());
         }

@@ -46,6 +46,20 @@ impl Blocks {
         Self { bits, block, rows, columns, quants, scales, offsets: None }
     }
 
+    /// The same numbers in 8 bits, where they have 4.
+    #[must_use]
+    pub fn widened(self) -> Self {
+        if self.bits == 8 {
+            return self;
+        }
+        let mut quants = Vec::with_capacity(2 * self.quants.len());
+        for pair in self.quants {
+            // From an offset of 8 to one of 128.
+            quants.extend([(pair & 0xf) + 120, (pair >> 4) + 120]);
+        }
+        Self { bits: 8, quants, ..self }
+    }
+
     /// The elements as f32, row-major, into `out`, which has exactly their number.
     pub fn decode(&self, out: &mut [f32]) {
         let mut i = 0;
@@ -85,6 +99,19 @@ mod tests {
                 assert!((a - b).abs() <= most, "{bits} bits: {a} became {b}");
             }
         }
+    }
+
+    #[test]
+    fn four_bits_widened_to_eight_are_the_same_numbers() {
+        let values: Vec<f32> = (0..128).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.01).collect();
+        let mut narrow = Blocks::round(&values, 64, 32, 4);
+        narrow.offsets = Some(vec![0.3, -0.1, 0.0, 7.0]);
+        let wide = narrow.clone().widened();
+        assert_eq!((wide.bits, wide.quants.len()), (8, 128));
+        let (mut expected, mut found) = (vec![0.0; 128], vec![0.0; 128]);
+        narrow.decode(&mut expected);
+        wide.decode(&mut found);
+        assert_eq!(found, expected);
     }
 
     #[test]

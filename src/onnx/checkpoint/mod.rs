@@ -13,6 +13,7 @@ mod error;
 mod gguf;
 mod mapped;
 mod parts;
+mod precision;
 mod prepared;
 mod rope;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use encoding::Encoding;
 pub use error::CheckpointError;
 use mapped::Mapped;
 use parts::Naming;
+pub use precision::{Held, Precision};
 pub use prepared::{Layer, Prepared};
 
 /// The part that a tensor plays, whatever a file calls it.

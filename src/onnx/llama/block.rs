@@ -7,33 +7,26 @@
 //!
 //! where each linear map is `W·x + scale · B·(A·x)`: W frozen, A and B from the layer's flat vector.
 
-use ort::value::TensorElementType;
-
 use super::Architecture;
 use super::attention::attention;
+use super::frozen::{Storage, frozen_matrix};
 use crate::onnx::graph::{Dim, F32, Graph, I64, Var};
 use crate::onnx::lora::{Factor, GROUPS, LoraShape, Projection};
 use crate::onnx::program::{Program, ProgramError, Runtime};
-
-/// How a block's frozen matrices are given.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Storage {
-    /// As floats, one input each, by the names of [`weight_name`].
-    Floats(TensorElementType),
-    /// As `name.quants` (4- or 8-bit integers, zero at 0) and `name.scales [rows, columns / block]`, and `name.offsets`
-    /// shaped alike where the format has minima: `w = scale · q + offset`.
-    Blocks { bits: u8, block: usize, offsets: bool },
-}
 
 /// What a block is built for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BlockOptions {
     /// `None`: the base model alone.
     pub lora: Option<LoraShape>,
-    pub storage: Storage,
+    /// Of the projections' matrices, in the order of [`Projection::ALL`].
+    pub storage: LayerStorage,
     /// Pieces that queries are taken in; S has to be a multiple. See [`super::MOST_CHUNKS`].
     pub chunks: usize,
 }
+
+/// How the matrices of a block are given, in the order of [`Projection::ALL`]: files mix formats.
+pub type LayerStorage = [Storage; Projection::ALL.len()];
 
 /// What a backward pass is given instead of computing it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -290,36 +283,11 @@ impl Builder<'_> {
     fn frozen(&mut self, x: Var, projection: Projection) -> Var {
         let (columns, rows) = projection.widths(self.model);
         let name = weight_name(projection);
-        let weight = frozen_matrix(&mut self.g, name, (rows, columns), self.options.storage);
+        let storage = self.options.storage[projection as usize];
+        let weight = frozen_matrix(&mut self.g, name, (rows, columns), storage);
         let kind = self.g.kind(weight);
         let x = self.g.cast(x, kind);
         let y = self.g.linear(x, weight);
         self.g.cast(y, F32)
     }
-}
-
-/// A frozen matrix `[rows, columns]` as an input, or as inputs that it is made of.
-pub(super) fn frozen_matrix(
-    g: &mut Graph,
-    name: &str,
-    (rows, columns): (usize, usize),
-    storage: Storage,
-) -> Var {
-    let (bits, block, offsets) = match storage {
-        Storage::Floats(kind) => return g.input(name, &[rows.into(), columns.into()], kind),
-        Storage::Blocks { bits, block, offsets } => (bits, block, offsets),
-    };
-    let kind = if bits == 4 { TensorElementType::Int4 } else { TensorElementType::Int8 };
-    let per_block = [rows.into(), (columns / block).into()];
-    let quants = g.input(format!("{name}.quants"), &[rows.into(), columns.into()], kind);
-    let scales = g.input(format!("{name}.scales"), &per_block, F32);
-    let matrix = g.dequantize(quants, scales, block);
-    if !offsets {
-        return matrix;
-    }
-    let minima = g.input(format!("{name}.offsets"), &per_block, F32);
-    let minima = g.reshape(minima, &[rows.into(), (columns / block).into(), 1.into()]);
-    let blocks = g.reshape(matrix, &[rows.into(), (columns / block).into(), block.into()]);
-    let sum = g.add(blocks, minima);
-    g.reshape(sum, &[rows.into(), columns.into()])
 }

@@ -3,8 +3,10 @@
 //! Only rows that count are looked at; the gradient of the logits has a closed form, so the logits are never stored for the
 //! backward pass; rows may be taken in chunks, each adding its gradient to what the ones before gave.
 
+use ort::value::TensorElementType;
+
 use super::Architecture;
-use super::block::{Storage, frozen_matrix};
+use super::frozen::{Storage, frozen_matrix, frozen_rows};
 use crate::onnx::graph::{Attribute, Dim, F32, Graph, I64, Var};
 use crate::onnx::program::{Program, ProgramError, Runtime};
 
@@ -23,20 +25,31 @@ pub enum Loss {
     JensenShannon { beta: f32 },
 }
 
+/// What a head computes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HeadOptions {
+    pub loss: Loss,
+    /// Whether rows are weighted by how much likelier their sampled token has become since it was sampled.
+    pub off_policy: bool,
+}
+
 /// The program of a loss.
 ///
-/// Inputs: `h [B, S, D]`, `rows [M]` (indices into B·S), `weights [M, 1]`, `norm [D]`, `output [V, D]` (or what it is made
-/// of), `dh_in [B, S, D]`, and what the loss compares with: `labels` and `shares`, or `teacher [M, D]`: the teacher's final
-/// rows after its norm, as [`hidden_rows`] gives them.
+/// Inputs: `h [B, S, D]`, `rows [M]` (indices into B·S), `weights [M, 1]`, `clip [1, 1]`, `norm [D]`, `output [V, D]` (or what
+/// it is made of), `dh_in [B, S, D]`, and what the loss compares with: `labels` and `shares`, or `teacher [M, D]`: the
+/// teacher's final rows after its norm, as [`hidden_rows`] gives them. Off policy also `sampled [M, 1]` (tokens),
+/// `old [M, 1]` (log-probabilities that they had when they were sampled) and `most [1, 1]`.
 ///
-/// Outputs: `loss [1, 1]`, the sum over rows of weight · loss; `losses [M, 1]` of each row, unweighted; `dh [B, S, D]`,
-/// `dh_in` plus the gradient of `loss`.
+/// Outputs: `loss [1, 1]`, the sum over rows of weight · min(loss, clip); `losses [M, 1]` of each row, unweighted and
+/// uncut; `dh [B, S, D]`, `dh_in` plus the gradient of `loss`. A row above `clip` has none; infinity cuts nothing, and
+/// changes no bit. Off policy a row's weight is multiplied by min(p(sampled) / p_old(sampled), most), which is held fixed:
+/// truncated importance sampling, Espeholt et al. 2018, <https://arxiv.org/abs/1802.01561>.
 ///
 /// # Errors
 /// When ONNX Runtime refuses the graph.
 pub fn head(
     model: &Architecture,
-    loss: Loss,
+    options: HeadOptions,
     storage: Storage,
     runtime: &Runtime,
 ) -> Result<Program, ProgramError> {
@@ -45,11 +58,10 @@ pub fn head(
     let h = stream(&mut g, model, "h");
     let before = stream(&mut g, model, "dh_in");
     let rows = g.input("rows", &[m], I64);
-    let weights = g.input("weights", &[m, 1.into()], F32);
     let (picked, x) = normed_rows(&mut g, model, h, rows);
     let output = frozen_matrix(&mut g, "output", (model.vocabulary, model.hidden), storage);
 
-    let [total, losses, dx] = weighted(&mut g, model, x, output, (loss, weights));
+    let [total, losses, dx] = weighted(&mut g, model, x, output, options);
     let d_picked = g.gradient(&[(x, dx)], &[picked])[0];
     let dh = add_rows(&mut g, model, before, rows, d_picked);
     g.program(runtime, &[("loss", total), ("losses", losses), ("dh", dh)], &[])
@@ -59,34 +71,62 @@ pub fn head(
 #[cfg(test)]
 pub(super) fn head_on_normed(
     model: &Architecture,
-    loss: Loss,
+    options: HeadOptions,
     runtime: &Runtime,
 ) -> Result<Program, ProgramError> {
     let mut g = Graph::new();
     let x = g.input("x", &["M".into(), model.hidden.into()], F32);
-    let weights = g.input("weights", &["M".into(), 1.into()], F32);
     let output = g.input("output", &[model.vocabulary.into(), model.hidden.into()], F32);
-    let [total, losses, dx] = weighted(&mut g, model, x, output, (loss, weights));
+    let [total, losses, dx] = weighted(&mut g, model, x, output, options);
     g.program(runtime, &[("loss", total), ("losses", losses), ("dx", dx)], &[])
 }
 
-/// Σ weight · loss `[1, 1]`, losses `[M, 1]`, and the gradient of the sum by the normed rows `[M, D]`.
-fn weighted(
-    g: &mut Graph,
-    model: &Architecture,
-    x: Var,
-    output: Var,
-    (loss, weights): (Loss, Var),
-) -> [Var; 3] {
-    let (losses, dx) = match loss {
+/// What a loss gives of normed rows.
+struct Rows {
+    /// `[M, 1]`
+    losses: Var,
+    /// Their gradient by the rows, `[M, D]`.
+    dx: Var,
+    /// The student's log-probabilities, `[M, V]`.
+    log_p: Var,
+}
+
+/// Σ weight · min(loss, clip) `[1, 1]`, losses `[M, 1]`, and the gradient of the sum by the normed rows `[M, D]`.
+fn weighted(g: &mut Graph, model: &Architecture, x: Var, output: Var, options: HeadOptions) -> [Var; 3] {
+    let column = [Dim::Named("M"), Dim::Size(1)];
+    let one = [Dim::Size(1); 2];
+    let weights = g.input("weights", &column, F32);
+    let clip = g.input("clip", &one, F32);
+    let Rows { losses, dx, log_p } = match options.loss {
         Loss::Sparse { targets } => sparse(g, model, x, output, targets),
         Loss::ReverseKl | Loss::ForwardKl | Loss::JensenShannon { .. } => {
-            divergence(g, model, x, output, loss)
+            divergence(g, model, x, output, options.loss)
         }
     };
-    let products = g.mul(losses, weights);
+    let weights = if options.off_policy {
+        let sampled = g.input("sampled", &column, I64);
+        let (old, most) = (g.input("old", &column, F32), g.input("most", &one, F32));
+        let now = g.gather_elements(log_p, sampled);
+        let risen = g.sub(now, old);
+        let ratio = g.exp(risen);
+        let ratio = g.raw("Min", "", &[Some(ratio), Some(most)], &[(column.to_vec(), F32)], Vec::new())[0];
+        g.mul(weights, ratio)
+    } else {
+        weights
+    };
+    // A loss that is not a number is not above anything, and stays to be noticed.
+    let is_above = (column.to_vec(), TensorElementType::Bool);
+    let above = g.raw("Greater", "", &[Some(losses), Some(clip)], &[is_above], Vec::new())[0];
+    let choose = |g: &mut Graph, then: Var, otherwise: Var| {
+        let shape = (column.to_vec(), F32);
+        g.raw("Where", "", &[Some(above), Some(then), Some(otherwise)], &[shape], Vec::new())[0]
+    };
+    let cut = choose(g, clip, losses);
+    let products = g.mul(cut, weights);
     let total = g.sum(products, &[0, 1]);
-    [total, losses, g.mul(dx, weights)]
+    let zero = g.floats(&[0.0], &[1, 1]);
+    let slopes = choose(g, zero, weights);
+    [total, losses, g.mul(dx, slopes)]
 }
 
 /// The program that gives rows of the last hidden state after the final norm, `x [M, D]`: what a teacher is asked for. Its
@@ -123,9 +163,7 @@ pub fn logits(model: &Architecture, storage: Storage, runtime: &Runtime) -> Resu
 pub fn embed(model: &Architecture, storage: Storage, runtime: &Runtime) -> Result<Program, ProgramError> {
     let mut g = Graph::new();
     let ids = g.input("ids", &["B".into(), "S".into()], I64);
-    let table = frozen_matrix(&mut g, "embedding", (model.vocabulary, model.hidden), storage);
-    let h = g.gather(table, ids);
-    let h = g.cast(h, F32);
+    let h = frozen_rows(&mut g, "embedding", (model.vocabulary, model.hidden), storage, ids);
     g.program(runtime, &[("h", h)], &[])
 }
 
@@ -169,7 +207,7 @@ fn unproject(g: &mut Graph, d_logits: Var, output: Var) -> Var {
 }
 
 /// `−Σ t·log p`, whose gradient by the row is `p·E − Σ t·E[label]`: no one-hot rows, nothing to scatter.
-fn sparse(g: &mut Graph, model: &Architecture, x: Var, output: Var, targets: usize) -> (Var, Var) {
+fn sparse(g: &mut Graph, model: &Architecture, x: Var, output: Var, targets: usize) -> Rows {
     let m = Dim::Named("M");
     let labels = g.input("labels", &[m, targets.into()], I64);
     let shares = g.input("shares", &[m, targets.into()], F32);
@@ -187,11 +225,11 @@ fn sparse(g: &mut Graph, model: &Architecture, x: Var, output: Var, targets: usi
     let shares = g.reshape(shares, &[m, 1.into(), targets.into()]);
     let chosen = g.matmul(shares, chosen);
     let chosen = g.reshape(chosen, &[m, model.hidden.into()]);
-    (losses, g.sub(expected, chosen))
+    Rows { losses, dx: g.sub(expected, chosen), log_p }
 }
 
 /// Divergences between the student's distribution and that of a teacher with the same output matrix.
-fn divergence(g: &mut Graph, model: &Architecture, x: Var, output: Var, loss: Loss) -> (Var, Var) {
+fn divergence(g: &mut Graph, model: &Architecture, x: Var, output: Var, loss: Loss) -> Rows {
     let teacher = g.input("teacher", &["M".into(), model.hidden.into()], F32);
     let student_logits = project(g, x, output);
     let teacher_logits = project(g, teacher, output);
@@ -224,7 +262,7 @@ fn divergence(g: &mut Graph, model: &Architecture, x: Var, output: Var, loss: Lo
         }
         Loss::Sparse { .. } => unreachable!("handled by `sparse`"),
     };
-    (losses, unproject(g, d_logits, output))
+    Rows { losses, dx: unproject(g, d_logits, output), log_p: log_s }
 }
 
 /// `Σ p·f` over a row.

@@ -6,6 +6,7 @@ mod architecture;
 mod attention;
 pub mod batch;
 pub mod block;
+mod frozen;
 pub mod heads;
 pub mod stack;
 #[cfg(test)]
@@ -14,3 +15,4 @@ pub mod weights;
 
 pub use architecture::{Architecture, Family};
 pub use attention::MOST_CHUNKS;
+pub use frozen::Storage;

@@ -10,13 +10,16 @@ use ort::value::DynTensor;
 use super::Architecture;
 use super::batch::Batch;
 use super::block::{Block, BlockOptions, Keep};
-use super::heads::{self, Loss};
-use super::weights::{Rotary, Weights};
+use super::frozen::Storage;
+use super::heads::{self, HeadOptions, Loss};
+use super::weights::{Layer, Rotary, Weights};
 use crate::onnx::lora::LoraShape;
 use crate::onnx::program::{self, Program, ProgramError, Runtime};
 
 /// Rows of a head that are taken at once: their logits are in memory together.
 const HEAD_ROWS: usize = 256;
+
+const PREPARED: &str = "prepared for training";
 
 /// Positions of a batch that count, and what they are compared with.
 pub struct Targets {
@@ -25,9 +28,23 @@ pub struct Targets {
     /// What each row's loss is multiplied by.
     pub weights: Vec<f32>,
     pub goal: RowGoal,
+    /// A row's loss counts at most this much, in nats; a row above has no gradient.
+    pub clip: Option<f32>,
+    /// What the rows' texts were sampled from, where that was not the model as it is now.
+    pub off_policy: Option<OffPolicy>,
+}
+
+/// The truncated importance weight of rows that another model sampled: min(p(token) / p_then(token), most), held fixed.
+pub struct OffPolicy {
+    /// The token that followed each row.
+    pub sampled: Vec<i64>,
+    /// The logarithms of the probabilities that they had.
+    pub log_p: Vec<f32>,
+    pub most: f32,
 }
 
 /// What rows are compared with.
+#[derive(Clone, Debug)]
 pub enum RowGoal {
     /// One token a row.
     Labels(Vec<i64>),
@@ -39,8 +56,10 @@ pub enum RowGoal {
 
 /// What a batch gave.
 pub struct Gradient {
-    /// Σ weight · loss.
+    /// Σ weight · min(loss, clip).
     pub loss: f64,
+    /// Losses of the rows, for each of the targets.
+    pub losses: Vec<Losses>,
     /// A vector for each layer: what was given before plus this batch's.
     pub lora: Vec<DynTensor>,
     /// The norm of all of `lora`.
@@ -49,10 +68,12 @@ pub struct Gradient {
 
 /// Losses of the rows of one [`Targets`].
 pub struct Losses {
-    /// Σ weight · loss.
+    /// Σ weight · min(loss, clip).
     pub total: f64,
-    /// Unweighted, one a row.
+    /// Unweighted and uncut, one a row.
     pub rows: Vec<f32>,
+    /// Rows above the clip.
+    pub cut: usize,
 }
 
 /// A model ready to run, with adapters of one shape.
@@ -62,8 +83,9 @@ pub struct Stack {
     shape: Option<LoraShape>,
     keep: Keep,
     rotary: Rotary,
-    blocks: HashMap<(usize, bool), BlockPrograms>,
-    heads: Vec<(Loss, Program)>,
+    /// For each way in which layers are stored.
+    blocks: HashMap<(usize, bool), Vec<BlockPrograms>>,
+    heads: Vec<(HeadOptions, Program)>,
     embed: Program,
     hidden_rows: Program,
     logits: Program,
@@ -87,13 +109,13 @@ impl Stack {
         keep: Keep,
     ) -> Result<Self, ProgramError> {
         let model = &weights.architecture;
-        let mut embed = heads::embed(model, weights.storage, runtime)?;
+        let mut embed = heads::embed(model, weights.embedding.storage, runtime)?;
         let mut hidden_rows = heads::hidden_rows(model, runtime)?;
-        let mut logits = heads::logits(model, weights.storage, runtime)?;
-        embed.give("embedding", &weights.embedding)?;
+        let mut logits = heads::logits(model, weights.output().storage, runtime)?;
+        weights.embedding.give_to(&mut embed, "embedding")?;
         hidden_rows.give("norm", &weights.norm)?;
         logits.give("norm", &weights.norm)?;
-        logits.give("output", weights.output())?;
+        weights.output().give_to(&mut logits, "output")?;
         Ok(Self {
             runtime: runtime.clone(),
             shape,
@@ -113,6 +135,11 @@ impl Stack {
         &self.weights.architecture
     }
 
+    /// How each matrix is stored: embedding, output, then those of each layer.
+    pub fn storage(&self) -> impl Iterator<Item = Storage> {
+        self.weights.storage()
+    }
+
     /// The last block's output `[B, S, D]`. `lora`: a vector for each layer, or the base model.
     ///
     /// # Errors
@@ -121,7 +148,7 @@ impl Stack {
         let mut h = self.embedded(batch)?;
         let (programs, weights) = self.prepared(batch, lora.is_some(), false)?;
         for (layer, given) in weights.layers.iter().enumerate() {
-            let program = &mut programs.forward;
+            let program = &mut programs[given.kind].forward;
             give_layer(program, given, lora.map(|l| l[layer]))?;
             h = one(program.run(&[("h", &h)])?);
         }
@@ -179,8 +206,8 @@ impl Stack {
         let mut h = self.embedded(batch)?;
         let mut kept = Vec::with_capacity(lora.len());
         let (programs, weights) = self.prepared(batch, true, true)?;
-        let (forward, _) = programs.training.as_mut().expect("prepared for training");
         for (layer, given) in weights.layers.iter().enumerate() {
+            let (forward, _) = programs[given.kind].training.as_mut().expect(PREPARED);
             give_layer(forward, given, Some(lora[layer]))?;
             let mut outputs = forward.run(&[("h", &h)])?.into_iter();
             let next = outputs.next().expect("a block has an output");
@@ -188,22 +215,24 @@ impl Stack {
         }
 
         let mut dh = self.zeros(batch)?;
-        let mut loss = 0.0;
+        let mut losses = Vec::with_capacity(targets.len());
         for targets in targets {
-            let (losses, after) = self.head(&h, dh, targets)?;
-            loss += losses.total;
+            let (found, after) = self.head(&h, dh, targets)?;
+            losses.push(found);
             dh = after;
         }
+        let loss = losses.iter().map(|found| found.total).sum();
         drop(h);
 
         let (programs, weights) = self.prepared(batch, true, true)?;
-        let (_, backward) = programs.training.as_mut().expect("prepared for training");
         let mut gradients = Vec::with_capacity(lora.len());
         let mut squares = 0.0;
         for (layer, given) in weights.layers.iter().enumerate().rev() {
             let (h, products) = kept.pop().expect("each layer kept something");
+            let BlockPrograms { products: names, training, .. } = &mut programs[given.kind];
+            let (_, backward) = training.as_mut().expect(PREPARED);
             give_layer(backward, given, Some(lora[layer]))?;
-            for (name, value) in programs.products.iter().zip(&products) {
+            for (name, value) in names.iter().zip(&products) {
                 backward.give(name, value)?;
             }
             let outputs = backward.run(&[("h", &h), ("dh_out", &dh), ("dlora_in", &before[layer])])?;
@@ -212,9 +241,11 @@ impl Stack {
             dh = d_input;
             gradients.push(d_lora);
         }
-        backward.forget_inputs();
+        for (_, backward) in programs.iter_mut().filter_map(|programs| programs.training.as_mut()) {
+            backward.forget_inputs();
+        }
         gradients.reverse();
-        Ok(Gradient { loss, lora: gradients, norm: squares.sqrt() })
+        Ok(Gradient { loss, losses, lora: gradients, norm: squares.sqrt() })
     }
 
     fn embedded(&mut self, batch: &Batch) -> Result<DynTensor, ProgramError> {
@@ -240,13 +271,24 @@ impl Stack {
             RowGoal::Teacher { loss, .. } => *loss,
         };
         let width = self.weights.architecture.hidden;
-        let program = self.head_program(loss)?;
-        let mut found = Losses { total: 0.0, rows: Vec::with_capacity(targets.rows.len()) };
+        let program = self.head_program(HeadOptions { loss, off_policy: targets.off_policy.is_some() })?;
+        let column = |values: &[f32]| program::floats(&[values.len(), 1], values.to_vec());
+        let clip = targets.clip.unwrap_or(f32::INFINITY);
+        program.give("clip", &column(&[clip])?)?;
+        if let Some(off_policy) = &targets.off_policy {
+            program.give("most", &column(&[off_policy.most])?)?;
+        }
+        let mut found = Losses { total: 0.0, rows: Vec::with_capacity(targets.rows.len()), cut: 0 };
         for start in (0..targets.rows.len()).step_by(HEAD_ROWS) {
             let chunk = start..(start + HEAD_ROWS).min(targets.rows.len());
             let m = chunk.len();
             program.give("rows", &program::integers(&[m], targets.rows[chunk.clone()].to_vec())?)?;
-            program.give("weights", &program::floats(&[m, 1], targets.weights[chunk.clone()].to_vec())?)?;
+            program.give("weights", &column(&targets.weights[chunk.clone()])?)?;
+            if let Some(off_policy) = &targets.off_policy {
+                let sampled = off_policy.sampled[chunk.clone()].to_vec();
+                program.give("sampled", &program::integers(&[m, 1], sampled)?)?;
+                program.give("old", &column(&off_policy.log_p[chunk.clone()])?)?;
+            }
             match &targets.goal {
                 RowGoal::Labels(labels) => {
                     program.give("labels", &program::integers(&[m, 1], labels[chunk].to_vec())?)?;
@@ -269,68 +311,71 @@ impl Stack {
             found.rows.extend_from_slice(program::read(&rows)?);
             dh = after;
         }
+        found.cut = found.rows.iter().filter(|loss| **loss > clip).count();
         Ok((found, dh))
     }
 
-    fn head_program(&mut self, loss: Loss) -> Result<&mut Program, ProgramError> {
-        let index = match self.heads.iter().position(|(l, _)| *l == loss) {
+    fn head_program(&mut self, options: HeadOptions) -> Result<&mut Program, ProgramError> {
+        let index = match self.heads.iter().position(|(o, _)| *o == options) {
             Some(index) => index,
             None => {
                 let weights = &self.weights;
-                let mut program = heads::head(&weights.architecture, loss, weights.storage, &self.runtime)?;
+                let output = weights.output();
+                let mut program = heads::head(&weights.architecture, options, output.storage, &self.runtime)?;
                 program.give("norm", &weights.norm)?;
-                program.give("output", weights.output())?;
-                self.heads.push((loss, program));
+                output.give_to(&mut program, "output")?;
+                self.heads.push((options, program));
                 self.heads.len() - 1
             }
         };
         Ok(&mut self.heads[index].1)
     }
 
-    /// The programs for a batch, given what does not change from layer to layer.
+    /// The programs for a batch, for each way in which layers are stored, given what does not change from layer to layer.
     fn prepared(
         &mut self,
         batch: &Batch,
         with_adapter: bool,
         training: bool,
-    ) -> Result<(&mut BlockPrograms, &Weights), ProgramError> {
+    ) -> Result<(&mut [BlockPrograms], &Weights), ProgramError> {
+        let (runtime, model) = (&self.runtime, &self.weights.architecture);
         let key = (batch.chunks, with_adapter);
         if !self.blocks.contains_key(&key) {
             let shape = self.shape.clone().filter(|_| with_adapter);
             assert!(shape.is_some() == with_adapter, "the stack was made for an adapter");
-            let options = BlockOptions { lora: shape, storage: self.weights.storage, chunks: batch.chunks };
-            let mut block = Block::new(&self.weights.architecture, &options);
-            let forward = block.forward(&self.runtime, Keep::Input)?;
-            let products = if self.keep == Keep::Products { block.products() } else { Vec::new() };
-            self.blocks.insert(key, BlockPrograms { block, products, forward, training: None });
+            let programs = self.weights.kinds.iter().map(|&storage| {
+                let options = BlockOptions { lora: shape.clone(), storage, chunks: batch.chunks };
+                let mut block = Block::new(model, &options);
+                let forward = block.forward(runtime, Keep::Input)?;
+                let products = if self.keep == Keep::Products { block.products() } else { Vec::new() };
+                Ok(BlockPrograms { block, products, forward, training: None })
+            });
+            let programs = programs.collect::<Result<_, ProgramError>>()?;
+            self.blocks.insert(key, programs);
         }
-        let programs = self.blocks.get_mut(&key).expect("just made");
-        if training && programs.training.is_none() {
-            let forward = programs.block.forward(&self.runtime, self.keep)?;
-            let backward = programs.block.backward(&self.runtime, self.keep)?;
-            programs.training = Some((forward, backward));
-        }
-        let [cos, sin] = self.rotary.tables(&self.weights.architecture, batch.longest)?;
-        let trained = programs.training.iter_mut().flat_map(|(forward, backward)| [forward, backward]);
-        for program in trained.chain([&mut programs.forward]) {
-            for (name, value) in
-                [("positions", &batch.positions), ("mask", &batch.mask), ("cos", cos), ("sin", sin)]
-            {
-                program.give(name, value)?;
+        let all = self.blocks.get_mut(&key).expect("just made");
+        let [cos, sin] = self.rotary.tables(model, batch.longest)?;
+        for programs in all.iter_mut() {
+            if training && programs.training.is_none() {
+                let forward = programs.block.forward(runtime, self.keep)?;
+                let backward = programs.block.backward(runtime, self.keep)?;
+                programs.training = Some((forward, backward));
+            }
+            let trained = programs.training.iter_mut().flat_map(|(forward, backward)| [forward, backward]);
+            for program in trained.chain([&mut programs.forward]) {
+                for (name, value) in
+                    [("positions", &batch.positions), ("mask", &batch.mask), ("cos", cos), ("sin", sin)]
+                {
+                    program.give(name, value)?;
+                }
             }
         }
-        Ok((programs, &self.weights))
+        Ok((all, &self.weights))
     }
 }
 
-fn give_layer(
-    program: &mut Program,
-    weights: &[(String, DynTensor)],
-    lora: Option<&DynTensor>,
-) -> Result<(), ProgramError> {
-    for (name, value) in weights {
-        program.give(name, value)?;
-    }
+fn give_layer(program: &mut Program, weights: &Layer, lora: Option<&DynTensor>) -> Result<(), ProgramError> {
+    weights.give_to(program)?;
     lora.map_or(Ok(()), |lora| program.give("lora", lora))
 }
 

@@ -8,15 +8,15 @@ use safetensors::SafeTensors;
 
 use super::batch::{Batch, Slot};
 use super::block::Keep;
-use super::heads::Loss;
+use super::heads::{HeadOptions, Loss};
 use super::stack::{RowGoal, Stack, Targets};
 use super::weights::Weights;
-use super::{Architecture, Family};
+use super::{Architecture, Family, Storage};
 use crate::onnx::adamw::{AdamW, Moments, Step};
-use crate::onnx::checkpoint::{LayerPart, Part};
+use crate::onnx::checkpoint::{Blocks, Checkpoint, Held, LayerPart, Part, Precision};
 use crate::onnx::lora::{Factor, LoraShape, Projection};
 use crate::onnx::program::{self, ProgramError};
-use crate::onnx::testing::runtime;
+use crate::onnx::testing::{Noise, runtime};
 
 /// Tensors of a safetensors file.
 struct File {
@@ -135,7 +135,13 @@ fn batch(golden: &File, model: &Architecture, prefix: &str) -> (Batch, Targets) 
     let padded = Batch::padded(length);
     let loss_weights = &golden.floats[&format!("{prefix}loss_weights")];
     let mut slots = Vec::new();
-    let mut targets = Targets { rows: Vec::new(), weights: Vec::new(), goal: RowGoal::Labels(Vec::new()) };
+    let mut targets = Targets {
+        rows: Vec::new(),
+        weights: Vec::new(),
+        goal: RowGoal::Labels(Vec::new()),
+        clip: None,
+        off_policy: None,
+    };
     for row in 0..of("ids").len() / length {
         for i in 0..padded {
             let at = row * length + i;
@@ -292,21 +298,42 @@ fn forty_steps_follow_the_curve_of_pytorch() {
     }
 }
 
-/// A head of the golden file's rows: an identity model whose norm does nothing, since the golden rows are normed.
-fn head_of(golden: &File, name: &str, goal: RowGoal, loss: Loss) {
+/// What a head gives of the golden file's rows, which are normed.
+struct Found {
+    total: f32,
+    rows: Vec<f32>,
+    dx: Vec<f32>,
+}
+
+/// What heads are told besides their goal.
+#[derive(Clone, Default)]
+struct Told {
+    weights: Option<Vec<f32>>,
+    clip: Option<f32>,
+    /// Sampled tokens, the logarithms of their probabilities then, and the bound.
+    off_policy: Option<(Vec<i64>, Vec<f32>, f32)>,
+    student: Option<Vec<f32>>,
+}
+
+fn run_head(golden: &File, goal: &RowGoal, loss: Loss, told: Told) -> Found {
     let model = Architecture { norm_epsilon: 0.0, ..architecture("llama") };
     let rows = golden.shapes["student"][0];
-    let mut program = super::heads::head_on_normed(&model, loss, &runtime()).unwrap();
-    let weights = &golden.floats["weights"];
-    let total: f32 = weights.iter().sum();
-    let weights = weights.iter().map(|w| w / total).collect();
+    let options = HeadOptions { loss, off_policy: told.off_policy.is_some() };
+    let mut program = super::heads::head_on_normed(&model, options, &runtime()).unwrap();
+    let column = |values: Vec<f32>| program::floats(&[values.len(), 1], values).unwrap();
     let output = program::floats(&[96, 32], golden.floats["embedding"].clone()).unwrap();
     program.give("output", &output).unwrap();
-    program.give("weights", &program::floats(&[rows, 1], weights).unwrap()).unwrap();
-    match goal {
+    program.give("weights", &column(told.weights.unwrap_or_else(|| shares_of(golden)))).unwrap();
+    program.give("clip", &column(vec![told.clip.unwrap_or(f32::INFINITY)])).unwrap();
+    if let Some((sampled, old, most)) = told.off_policy {
+        program.give("sampled", &program::integers(&[rows, 1], sampled).unwrap()).unwrap();
+        program.give("old", &column(old)).unwrap();
+        program.give("most", &column(vec![most])).unwrap();
+    }
+    match goal.clone() {
         RowGoal::Labels(labels) => {
             program.give("labels", &program::integers(&[rows, 1], labels).unwrap()).unwrap();
-            program.give("shares", &program::floats(&[rows, 1], vec![1.0; rows]).unwrap()).unwrap();
+            program.give("shares", &column(vec![1.0; rows])).unwrap();
         }
         RowGoal::Shares { count, labels, shares } => {
             program.give("labels", &program::integers(&[rows, count], labels).unwrap()).unwrap();
@@ -316,46 +343,335 @@ fn head_of(golden: &File, name: &str, goal: RowGoal, loss: Loss) {
             program.give("teacher", &program::floats(&[rows, 32], hidden).unwrap()).unwrap();
         }
     }
-    let x = program::floats(&[rows, 32], golden.floats["student"].clone()).unwrap();
+    let student = told.student.unwrap_or_else(|| golden.floats["student"].clone());
+    let x = program::floats(&[rows, 32], student).unwrap();
     let outputs = program.run(&[("x", &x)]).unwrap();
-    let found = program::read(&outputs[0]).unwrap()[0];
-    let (expected, mut rows) =
-        (golden.floats[&format!("{name}.loss")][0], golden.floats[&format!("{name}.rows")].clone());
-    let mut offset = 0.0;
-    if name == "top_kl" {
-        // The teacher's own entropy, a constant that cross-entropy with its shares does not subtract.
-        offset = found - expected;
-        let of_rows = program::read(&outputs[1]).unwrap();
-        rows = of_rows.to_vec();
-    }
-    assert!(
-        (found - expected - offset).abs() < 2e-6 * expected.abs().max(1.0),
-        "{name}: {found}, {expected}"
-    );
-    assert!(distance(program::read(&outputs[1]).unwrap(), &rows) < 1e-5, "{name}");
-    let error = distance(program::read(&outputs[2]).unwrap(), &golden.floats[&format!("{name}.d_student")]);
-    assert!(error < 1e-5, "{name}: {error}");
+    let read = |at: usize| program::read(&outputs[at]).unwrap().to_vec();
+    Found { total: read(0)[0], rows: read(1), dx: read(2) }
 }
 
-#[test]
-fn heads_give_the_losses_and_gradients_of_pytorch() {
-    let golden = file(folder("heads").join("golden.safetensors"));
-    let hidden = || golden.floats["teacher"].clone();
-    let teacher = |loss| (RowGoal::Teacher { hidden: hidden(), loss }, loss);
-    for (name, (goal, loss)) in [
-        ("reverse_kl", teacher(Loss::ReverseKl)),
-        ("forward_kl", teacher(Loss::ForwardKl)),
-        ("jsd_0.5", teacher(Loss::JensenShannon { beta: 0.5 })),
-        ("jsd_0.1", teacher(Loss::JensenShannon { beta: 0.1 })),
-    ] {
-        head_of(&golden, name, goal, loss);
-    }
+/// The golden file's weights, which sum to 1 here.
+fn shares_of(golden: &File) -> Vec<f32> {
+    let weights = &golden.floats["weights"];
+    let total: f32 = weights.iter().sum();
+    weights.iter().map(|w| w / total).collect()
+}
+
+/// The goals of the golden file's rows, with the names of what they gave.
+fn goals(golden: &File) -> Vec<(&'static str, RowGoal, Loss)> {
+    let teacher =
+        |name, loss| (name, RowGoal::Teacher { hidden: golden.floats["teacher"].clone(), loss }, loss);
     let labels = RowGoal::Labels(golden.integers["targets"].clone());
-    head_of(&golden, "cross_entropy", labels, Loss::Sparse { targets: 1 });
     let top = RowGoal::Shares {
         count: 8,
         labels: golden.integers["top_ids"].clone(),
         shares: golden.floats["top_probabilities"].clone(),
     };
-    head_of(&golden, "top_kl", top, Loss::Sparse { targets: 8 });
+    vec![
+        teacher("reverse_kl", Loss::ReverseKl),
+        teacher("forward_kl", Loss::ForwardKl),
+        teacher("jsd_0.5", Loss::JensenShannon { beta: 0.5 }),
+        teacher("jsd_0.1", Loss::JensenShannon { beta: 0.1 }),
+        ("cross_entropy", labels, Loss::Sparse { targets: 1 }),
+        ("top_kl", top, Loss::Sparse { targets: 8 }),
+    ]
+}
+
+#[test]
+fn heads_give_the_losses_and_gradients_of_pytorch() {
+    let golden = file(folder("heads").join("golden.safetensors"));
+    for (name, goal, loss) in goals(&golden) {
+        let found = run_head(&golden, &goal, loss, Told::default());
+        let (expected, mut rows) =
+            (golden.floats[&format!("{name}.loss")][0], golden.floats[&format!("{name}.rows")].clone());
+        let mut offset = 0.0;
+        if name == "top_kl" {
+            // The teacher's own entropy, a constant that cross-entropy with its shares does not subtract.
+            offset = found.total - expected;
+            rows = found.rows.clone();
+        }
+        assert!(
+            (found.total - expected - offset).abs() < 2e-6 * expected.abs().max(1.0),
+            "{name}: {}, {expected}",
+            found.total
+        );
+        assert!(distance(&found.rows, &rows) < 1e-5, "{name}");
+        let error = distance(&found.dx, &golden.floats[&format!("{name}.d_student")]);
+        assert!(error < 1e-5, "{name}: {error}");
+    }
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+#[test]
+fn a_row_above_the_clip_counts_as_the_clip_and_has_no_gradient_whatever_the_loss() {
+    let golden = file(folder("heads").join("golden.safetensors"));
+    let weights = shares_of(&golden);
+    for (name, goal, loss) in goals(&golden) {
+        let whole = run_head(&golden, &goal, loss, Told::default());
+        let mut sorted = whole.rows.clone();
+        sorted.sort_by(f32::total_cmp);
+        // The row that is at the clip still counts in full.
+        let clip = sorted[sorted.len() / 2];
+        let cut = run_head(&golden, &goal, loss, Told { clip: Some(clip), ..Told::default() });
+        assert_eq!(bits(&cut.rows), bits(&whole.rows), "{name}: rows are told uncut");
+        let expected: f64 =
+            whole.rows.iter().zip(&weights).map(|(l, w)| f64::from(l.min(clip)) * f64::from(*w)).sum();
+        assert!((f64::from(cut.total) - expected).abs() < 1e-6 * expected.abs(), "{name}: {}", cut.total);
+        assert!(cut.total < whole.total, "{name}");
+        for (row, loss) in whole.rows.iter().enumerate() {
+            let (cut, whole) = (&cut.dx[row * 32..][..32], &whole.dx[row * 32..][..32]);
+            let expected = if *loss > clip { vec![0.0; 32] } else { whole.to_vec() };
+            assert!(cut == expected, "{name}, row {row}");
+        }
+        // Far above all, it changes no bit.
+        let none = run_head(&golden, &goal, loss, Told { clip: Some(1e30), ..Told::default() });
+        assert_eq!(
+            (none.total.to_bits(), bits(&none.dx)),
+            (whole.total.to_bits(), bits(&whole.dx)),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn the_gradient_of_clipped_losses_is_that_of_differences() {
+    let golden = file(folder("heads").join("golden.safetensors"));
+    const STEP: f32 = 1e-2;
+    for (name, goal, loss) in goals(&golden) {
+        let whole = run_head(&golden, &goal, loss, Told::default());
+        let mean = whole.rows.iter().sum::<f32>() / whole.rows.len() as f32;
+        let told = |student: Vec<f32>| Told { clip: Some(mean), student: Some(student), ..Told::default() };
+        let student = &golden.floats["student"];
+        let found = run_head(&golden, &goal, loss, told(student.clone()));
+        let steepest = found.dx.iter().fold(0.0f32, |m, d| m.max(d.abs()));
+        for (row, loss_of_row) in whole.rows.iter().enumerate() {
+            // On the edge a difference sees both sides.
+            if (loss_of_row - mean).abs() < 0.05 * mean {
+                continue;
+            }
+            let at = row * 32 + row * 7 % 32;
+            let total = |by: f32| {
+                let mut student = student.clone();
+                student[at] += by;
+                run_head(&golden, &goal, loss, told(student)).total
+            };
+            let slope = (total(STEP) - total(-STEP)) / (2.0 * STEP);
+            assert!(
+                (slope - found.dx[at]).abs() < 1e-2 * steepest,
+                "{name}, {row}: {slope}, {}",
+                found.dx[at]
+            );
+        }
+    }
+}
+
+#[test]
+fn a_loss_that_is_not_a_number_is_not_hidden_by_the_clip() {
+    let golden = file(folder("heads").join("golden.safetensors"));
+    for (name, goal, loss) in goals(&golden) {
+        let mut student = golden.floats["student"].clone();
+        student[3] = f32::NAN;
+        let found = run_head(
+            &golden,
+            &goal,
+            loss,
+            Told { clip: Some(0.1), student: Some(student), ..Told::default() },
+        );
+        assert!(found.total.is_nan() && found.dx[0].is_nan(), "{name}");
+    }
+}
+
+#[test]
+fn off_policy_rows_are_weighted_by_how_much_likelier_their_token_became_up_to_a_bound() {
+    let golden = file(folder("heads").join("golden.safetensors"));
+    let rows = golden.shapes["student"][0];
+    let sampled: Vec<i64> = (0..rows as i64).map(|row| row * 11 % 96).collect();
+    let labels = RowGoal::Labels(sampled.clone());
+    let now = run_head(&golden, &labels, Loss::Sparse { targets: 1 }, Told::default()).rows;
+    // Half as likely as before, up to three times.
+    let ratios: Vec<f32> = (0..rows).map(|row| 0.5 + 2.5 * row as f32 / (rows - 1) as f32).collect();
+    let old: Vec<f32> = now.iter().zip(&ratios).map(|(loss, ratio)| -loss - ratio.ln()).collect();
+    let most = 2.0;
+    for (name, goal, loss) in goals(&golden) {
+        let off_policy = Some((sampled.clone(), old.clone(), most));
+        let found = run_head(&golden, &goal, loss, Told { off_policy, ..Told::default() });
+        let weights = shares_of(&golden).iter().zip(&ratios).map(|(w, ratio)| w * ratio.min(most)).collect();
+        let expected = run_head(&golden, &goal, loss, Told { weights: Some(weights), ..Told::default() });
+        assert!((found.total - expected.total).abs() < 1e-5 * expected.total.abs(), "{name}");
+        assert!(distance(&found.dx, &expected.dx) < 1e-5, "{name}");
+        assert_eq!(bits(&found.rows), bits(&expected.rows), "{name}: rows are told unweighted");
+    }
+}
+
+#[test]
+fn rows_above_the_clip_leave_the_adapter_as_if_they_had_no_weight() {
+    let golden = file(folder("llama").join("golden.safetensors"));
+    let weights = weights("llama");
+    let model = weights.architecture.clone();
+    let mut stack = Stack::new(&runtime(), weights, Some(shape()), Keep::Products).unwrap();
+    let lora = tensors(&vectors(&golden, &model, "lora"));
+    let lora: Vec<&DynTensor> = lora.iter().collect();
+    let zeros = tensors(&vec![vec![0.0; shape().len(&model)]; model.layers]);
+    let (batch, targets) = batch(&golden, &model, "");
+    let whole = stack.gradient(&batch, &lora, std::slice::from_ref(&targets), &zeros).unwrap();
+    let rows = &whole.losses[0].rows;
+    let mean = rows.iter().sum::<f32>() / rows.len() as f32;
+    let above = rows.iter().filter(|loss| **loss > mean).count();
+    let without = Targets {
+        rows: targets.rows.clone(),
+        weights: targets
+            .weights
+            .iter()
+            .zip(rows)
+            .map(|(weight, loss)| if *loss > mean { 0.0 } else { *weight })
+            .collect(),
+        goal: targets.goal.clone(),
+        clip: None,
+        off_policy: None,
+    };
+    let expected = stack.gradient(&batch, &lora, &[without], &zeros).unwrap();
+    let clipped = Targets { clip: Some(mean), ..targets };
+    let found = stack.gradient(&batch, &lora, &[clipped], &zeros).unwrap();
+    assert!(above > 0 && found.losses[0].cut == above && whole.losses[0].cut == 0);
+    assert_eq!(bits(&found.losses[0].rows), bits(rows));
+    assert!(found.loss < whole.loss && found.loss > expected.loss);
+    for (a, b) in found.lora.iter().zip(&expected.lora) {
+        assert_eq!(bits(program::read(a).unwrap()), bits(program::read(b).unwrap()));
+    }
+}
+
+/// Matrices of a tiny model in blocks that `round` makes, and the same as floats.
+fn in_blocks(round: impl Fn(Part, &[f32], usize) -> Blocks) -> [Weights; 2] {
+    let model = Architecture { tied: false, ..architecture("llama") };
+    let mut noise = Noise::new(5);
+    let mut parts: HashMap<Part, Held> = HashMap::new();
+    let mut read = |part: Part, count: usize| -> Result<Held, ProgramError> {
+        let columns = match part {
+            Part::Layer(_, LayerPart::Down) => model.feed_forward,
+            _ => model.hidden,
+        };
+        let values = noise.uniform(-0.25, 0.25, count);
+        let held =
+            if count > columns { Held::Blocks(round(part, &values, columns)) } else { Held::Floats(values) };
+        parts.insert(part, held.clone());
+        Ok(held)
+    };
+    let blocks = Weights::held(&runtime(), model.clone(), &mut read).unwrap();
+    let floats = Weights::floats(&runtime(), model.clone(), |part, count| {
+        let mut values = vec![0.0; count];
+        match &parts[&part] {
+            Held::Floats(given) => values.copy_from_slice(given),
+            Held::Blocks(blocks) => blocks.decode(&mut values),
+        }
+        Ok::<_, ProgramError>(values)
+    });
+    [blocks, floats.unwrap()]
+}
+
+/// Two models give the same losses, gradients, final rows and logits.
+fn agree(name: &str, models: [Weights; 2], keep: Keep) {
+    let golden = file(folder("llama").join("golden.safetensors"));
+    let model = models[0].architecture.clone();
+    let mut noise = Noise::new(6);
+    let length = shape().len(&model);
+    let lora: Vec<Vec<f32>> = (0..model.layers).map(|_| noise.uniform(-0.2, 0.2, length)).collect();
+    let lora = tensors(&lora);
+    let lora: Vec<&DynTensor> = lora.iter().collect();
+    let zeros = tensors(&vec![vec![0.0; length]; model.layers]);
+    let [found, expected] = models.map(|weights| {
+        let mut stack = Stack::new(&runtime(), weights, Some(shape()), keep).unwrap();
+        let (batch, labels) = batch(&golden, &model, "packed.");
+        let rows = labels.rows.clone();
+        let hidden = Noise::new(8).uniform(-1.0, 1.0, rows.len() * model.hidden);
+        let loss = Loss::JensenShannon { beta: 0.5 };
+        let teacher = Targets {
+            rows: rows.clone(),
+            weights: labels.weights.clone(),
+            goal: RowGoal::Teacher { hidden, loss },
+            clip: None,
+            off_policy: None,
+        };
+        let gradient = stack.gradient(&batch, &lora, &[labels, teacher], &zeros).unwrap();
+        let h = stack.forward(&batch, Some(&lora)).unwrap();
+        let logits = stack.logits(&h, &rows).unwrap();
+        let vectors: Vec<Vec<f32>> =
+            gradient.lora.iter().map(|v| program::read(v).unwrap().to_vec()).collect();
+        (gradient.loss, vectors, logits)
+    });
+    assert!((found.0 - expected.0).abs() < 1e-5 * expected.0, "{name}: {} and {}", found.0, expected.0);
+    assert!(distance(&found.2, &expected.2) < 1e-5, "{name}: logits");
+    for (layer, (found, expected)) in found.1.iter().zip(&expected.1).enumerate() {
+        for piece in shape().pieces(&model) {
+            let error = distance(&found[piece.range()], &expected[piece.range()]);
+            assert!(error < 1e-5, "{name} {keep:?}, layer {layer}, {piece:?}: {error}");
+        }
+    }
+}
+
+#[test]
+fn gradients_over_blocks_are_those_over_the_floats_that_they_stand_for() {
+    for bits in [4, 8] {
+        for block in [16, 32] {
+            for has_offsets in [false, true] {
+                let round = |_: Part, values: &[f32], columns: usize| {
+                    let mut blocks = Blocks::round(values, columns, block, bits);
+                    let count = blocks.scales.len();
+                    blocks.offsets = has_offsets.then(|| Noise::new(9).uniform(-0.1, 0.1, count));
+                    blocks
+                };
+                let name = format!("{bits} bits, blocks of {block}, offsets: {has_offsets}");
+                agree(&name, in_blocks(round), if block == 16 { Keep::Input } else { Keep::Products });
+            }
+        }
+    }
+}
+
+#[test]
+fn every_matrix_of_every_layer_may_be_stored_in_its_own_way() {
+    let round = |part: Part, values: &[f32], columns: usize| {
+        let odd = match part {
+            Part::Layer(layer, LayerPart::Query | LayerPart::Up) => layer == 0,
+            Part::Layer(layer, _) => layer == 1,
+            _ => false,
+        };
+        let mut blocks = Blocks::round(values, columns, if odd { 16 } else { 32 }, if odd { 8 } else { 4 });
+        if matches!(part, Part::Layer(0, LayerPart::Key)) {
+            blocks.offsets = Some(vec![0.05; blocks.scales.len()]);
+        }
+        blocks
+    };
+    agree("mixed", in_blocks(round), Keep::Products);
+}
+
+fn opened(checkpoint: &Checkpoint, precision: Precision) -> Weights {
+    let model = checkpoint.architecture.clone();
+    let read = |part, _| Ok::<_, Box<dyn std::error::Error>>(checkpoint.held(part, precision)?);
+    Weights::held(&runtime(), model, read).unwrap()
+}
+
+#[test]
+fn a_gguf_file_is_trained_over_from_its_own_blocks() {
+    // Of two layers that mix formats, with rows of query and key in llama.cpp's order: Q4_0, Q4_1, Q8_0 and plain floats.
+    let checkpoint = Checkpoint::open(&folder("gguf").join("llama.gguf")).unwrap();
+    let stored = opened(&checkpoint, Precision::AsStored);
+    assert_eq!(stored.kinds.len(), 2);
+    let in_blocks = stored.storage().filter(|s| matches!(s, Storage::Blocks { .. })).count();
+    assert_eq!(in_blocks, 3);
+    agree("as stored", [stored, opened(&checkpoint, Precision::F32)], Keep::Products);
+}
+
+#[test]
+fn few_bits_are_rounded_where_the_file_has_floats_and_tables_have_eight() {
+    let checkpoint = Checkpoint::open(&folder("llama")).unwrap();
+    for (precision, bits) in [(Precision::Q8, 8), (Precision::Q4, 4)] {
+        let mut storage = opened(&checkpoint, precision).storage().collect::<Vec<_>>().into_iter();
+        let of = |bits| Storage::Blocks { bits, block: 32, offsets: false };
+        assert_eq!(storage.by_ref().take(2).collect::<Vec<_>>(), [of(8); 2]);
+        assert_eq!(storage.collect::<Vec<_>>(), [of(bits); 14]);
+    }
+    let floats = opened(&checkpoint, Precision::AsStored);
+    assert!(floats.storage().all(|s| matches!(s, Storage::Floats(_))));
 }

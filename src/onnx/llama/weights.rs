@@ -4,52 +4,99 @@ use std::ptr::NonNull;
 
 use ort::AsPointer as _;
 use ort::memory::{Allocator, MemoryInfo};
-use ort::value::DynTensor;
+use ort::value::{DynTensor, TensorElementType};
 
 use super::Architecture;
 use super::block::{
-    ATTENTION_NORM, FEED_FORWARD_NORM, KEY_NORM, QUERY_NORM, Storage, bias_name, weight_name,
+    ATTENTION_NORM, FEED_FORWARD_NORM, KEY_NORM, LayerStorage, QUERY_NORM, bias_name, weight_name,
 };
-use crate::onnx::checkpoint::{LayerPart, Part, Prepared};
+use super::frozen::{OFFSETS, QUANTS, SCALES, Storage};
+use crate::onnx::checkpoint::{Blocks, Held, LayerPart, Part, Prepared};
 use crate::onnx::graph::F32;
 use crate::onnx::lora::{GROUPS, Projection};
-use crate::onnx::program::{self, ProgramError, Runtime};
+use crate::onnx::program::{self, Program, ProgramError, Runtime};
 
 /// Weights of a model, by the names of the inputs that they are given as.
 pub struct Weights {
     pub architecture: Architecture,
-    pub(super) storage: Storage,
-    pub(super) embedding: DynTensor,
+    pub(super) embedding: Matrix,
     /// `None`: the embedding.
-    pub(super) output: Option<DynTensor>,
+    output: Option<Matrix>,
     pub(super) norm: DynTensor,
-    pub(super) layers: Vec<Vec<(String, DynTensor)>>,
+    pub(super) layers: Vec<Layer>,
+    /// How layers are stored: those that are alike share their programs.
+    pub(super) kinds: Vec<LayerStorage>,
     /// The memory that the tensors lie in, where it is not their own.
     _memory: Option<Prepared>,
 }
 
-/// Parts of a layer, with the names of their inputs, rows and columns (vectors: one row).
-fn layer_parts(model: &Architecture) -> Vec<(LayerPart, String, (usize, usize))> {
-    let mut parts = vec![
-        (LayerPart::AttentionNorm, ATTENTION_NORM.to_owned(), (1, model.hidden)),
-        (LayerPart::FeedForwardNorm, FEED_FORWARD_NORM.to_owned(), (1, model.hidden)),
-    ];
-    for (part, projection) in MATRICES {
-        let (columns, rows) = projection.widths(model);
-        parts.push((part, weight_name(projection).to_owned(), (rows, columns)));
+/// A layer's weights.
+pub(super) struct Layer {
+    /// Index into [`Weights::kinds`].
+    pub kind: usize,
+    given: Vec<(String, DynTensor)>,
+}
+
+impl Layer {
+    pub fn give_to(&self, program: &mut Program) -> Result<(), ProgramError> {
+        self.given.iter().try_for_each(|(name, value)| program.give(name, value))
     }
+}
+
+/// A frozen matrix.
+pub(super) struct Matrix {
+    pub storage: Storage,
+    /// By what comes after the matrix's name.
+    tensors: Vec<(&'static str, DynTensor)>,
+}
+
+impl Matrix {
+    pub fn give_to(&self, program: &mut Program, name: &str) -> Result<(), ProgramError> {
+        self.tensors.iter().try_for_each(|(end, value)| program.give(&format!("{name}{end}"), value))
+    }
+
+    fn floats(tensor: DynTensor) -> Self {
+        Self { storage: Storage::Floats(F32), tensors: vec![("", tensor)] }
+    }
+
+    fn blocks(blocks: Blocks) -> Result<Self, ProgramError> {
+        let Blocks { bits, block, rows, columns, mut quants, scales, offsets } = blocks;
+        // From an offset of 8 or 128 to two's complement: the highest bit turns.
+        let (kind, highest) =
+            if bits == 4 { (TensorElementType::Int4, 0x88) } else { (TensorElementType::Int8, 0x80) };
+        quants.iter_mut().for_each(|byte| *byte ^= highest);
+        let per_block = [rows, columns / block];
+        let storage = Storage::Blocks { bits, block, offsets: offsets.is_some() };
+        let mut tensors = vec![
+            (QUANTS, packed(&quants, kind, &[rows, columns])?),
+            (SCALES, program::floats(&per_block, scales)?),
+        ];
+        if let Some(offsets) = offsets {
+            tensors.push((OFFSETS, program::floats(&per_block, offsets)?));
+        }
+        Ok(Self { storage, tensors })
+    }
+}
+
+/// Vectors of a layer, with the names of their inputs and their lengths.
+fn layer_vectors(model: &Architecture) -> Vec<(LayerPart, String, usize)> {
+    let mut parts = vec![
+        (LayerPart::AttentionNorm, ATTENTION_NORM.to_owned(), model.hidden),
+        (LayerPart::FeedForwardNorm, FEED_FORWARD_NORM.to_owned(), model.hidden),
+    ];
     if model.qkv_bias {
         for (part, projection) in BIASES {
-            parts.push((part, bias_name(projection), (1, projection.widths(model).1)));
+            parts.push((part, bias_name(projection), projection.widths(model).1));
         }
     }
     if model.qk_norm {
-        parts.push((LayerPart::QueryNorm, QUERY_NORM.to_owned(), (1, model.head_dim)));
-        parts.push((LayerPart::KeyNorm, KEY_NORM.to_owned(), (1, model.head_dim)));
+        parts.push((LayerPart::QueryNorm, QUERY_NORM.to_owned(), model.head_dim));
+        parts.push((LayerPart::KeyNorm, KEY_NORM.to_owned(), model.head_dim));
     }
     parts
 }
 
+/// In the order of [`Projection::ALL`].
 const MATRICES: [(LayerPart, Projection); 7] = [
     (LayerPart::Query, Projection::Query),
     (LayerPart::Key, Projection::Key),
@@ -72,38 +119,72 @@ impl Weights {
     /// # Errors
     /// What `read` fails at, or a part of another size than the architecture says.
     pub fn floats<E: From<ProgramError>>(
-        _runtime: &Runtime,
+        runtime: &Runtime,
         architecture: Architecture,
         mut read: impl FnMut(Part, usize) -> Result<Vec<f32>, E>,
     ) -> Result<Self, E> {
+        Self::held(runtime, architecture, |part, count| Ok(Held::Floats(read(part, count)?)))
+    }
+
+    /// Weights in the processor's memory, each matrix as `read` gives it; it is told how many elements the part has.
+    ///
+    /// # Errors
+    /// What `read` fails at, or a part of another size than the architecture says.
+    ///
+    /// # Panics
+    /// When `read` gives a vector in blocks.
+    pub fn held<E: From<ProgramError>>(
+        _runtime: &Runtime,
+        architecture: Architecture,
+        mut read: impl FnMut(Part, usize) -> Result<Held, E>,
+    ) -> Result<Self, E> {
         let model = &architecture;
-        let mut tensor = |part, (rows, columns): (usize, usize)| -> Result<DynTensor, E> {
-            let values = read(part, rows * columns)?;
-            let shape = if rows == 1 { vec![columns] } else { vec![rows, columns] };
-            Ok(program::floats(&shape, values)?)
+        let mut vector = |part, length: usize| -> Result<DynTensor, E> {
+            match read(part, length)? {
+                Held::Floats(values) => Ok(program::floats(&[length], values)?),
+                Held::Blocks(_) => panic!("vectors are floats"),
+            }
+        };
+        let norm = vector(Part::Norm, model.hidden)?;
+        let names = layer_vectors(model);
+        let mut layers = (0..model.layers)
+            .map(|layer| {
+                let one = |(part, name, length): &(LayerPart, String, usize)| {
+                    Ok((name.clone(), vector(Part::Layer(layer, *part), *length)?))
+                };
+                names.iter().map(one).collect()
+            })
+            .collect::<Result<Vec<Vec<_>>, E>>()?;
+
+        let mut matrix = |part, (rows, columns): (usize, usize)| -> Result<Matrix, E> {
+            Ok(match read(part, rows * columns)? {
+                Held::Floats(values) => Matrix::floats(program::floats(&[rows, columns], values)?),
+                Held::Blocks(blocks) if part == Part::Embedding => Matrix::blocks(blocks.widened())?,
+                Held::Blocks(blocks) => Matrix::blocks(blocks)?,
+            })
         };
         let table = (model.vocabulary, model.hidden);
-        let embedding = tensor(Part::Embedding, table)?;
-        let output = if model.tied { None } else { Some(tensor(Part::Output, table)?) };
-        let norm = tensor(Part::Norm, (1, model.hidden))?;
-        let parts = layer_parts(model);
-        let layers = (0..model.layers)
-            .map(|layer| {
-                let one = |(part, name, size): &(LayerPart, String, (usize, usize))| {
-                    Ok((name.clone(), tensor(Part::Layer(layer, *part), *size)?))
-                };
-                parts.iter().map(one).collect::<Result<Vec<_>, E>>()
-            })
-            .collect::<Result<Vec<_>, E>>()?;
-        Ok(Self {
-            architecture,
-            storage: Storage::Floats(F32),
-            embedding,
-            output,
-            norm,
-            layers,
-            _memory: None,
-        })
+        let embedding = matrix(Part::Embedding, table)?;
+        let output = if model.tied { None } else { Some(matrix(Part::Output, table)?) };
+        let mut kinds: Vec<LayerStorage> = Vec::new();
+        let mut stored = Vec::new();
+        for (layer, given) in layers.iter_mut().enumerate() {
+            let mut storages = [Storage::Floats(F32); MATRICES.len()];
+            for (storage, (part, projection)) in storages.iter_mut().zip(MATRICES) {
+                let (columns, rows) = projection.widths(model);
+                let found = matrix(Part::Layer(layer, part), (rows, columns))?;
+                *storage = found.storage;
+                let name = weight_name(projection);
+                given.extend(found.tensors.into_iter().map(|(end, value)| (format!("{name}{end}"), value)));
+            }
+            let kind = kinds.iter().position(|k| *k == storages).unwrap_or_else(|| {
+                kinds.push(storages);
+                kinds.len() - 1
+            });
+            stored.push(kind);
+        }
+        let layers = stored.into_iter().zip(layers).map(|(kind, given)| Layer { kind, given }).collect();
+        Ok(Self { architecture, embedding, output, norm, layers, kinds, _memory: None })
     }
 
     /// All weights as the 32-bit floats of a prepared file, where they lie: processes that do so share the memory.
@@ -118,10 +199,10 @@ impl Weights {
         let model = &architecture;
         let table = [model.vocabulary, model.hidden];
         let (queries, keys) = (model.query_width(), model.kv_width());
-        let embedding = lent(memory.embedding(), &table)?;
-        let output = if model.tied { None } else { Some(lent(memory.output(), &table)?) };
+        let embedding = Matrix::floats(lent(memory.embedding(), &table)?);
+        let output = if model.tied { None } else { Some(Matrix::floats(lent(memory.output(), &table)?)) };
         let norm = lent(memory.norm(), &[model.hidden])?;
-        let layer = |index| -> Result<Vec<(String, DynTensor)>, ProgramError> {
+        let layer = |index| -> Result<Layer, ProgramError> {
             let layer = memory.layer(index);
             let mut given = Vec::new();
             let mut give = |name: String, values: &[f32], shape: &[usize]| -> Result<(), ProgramError> {
@@ -157,35 +238,22 @@ impl Weights {
                 give(QUERY_NORM.to_owned(), query, &[model.head_dim])?;
                 give(KEY_NORM.to_owned(), key, &[model.head_dim])?;
             }
-            Ok(given)
+            Ok(Layer { kind: 0, given })
         };
         let layers = (0..model.layers).map(layer).collect::<Result<_, _>>()?;
-        Ok(Self {
-            architecture,
-            storage: Storage::Floats(F32),
-            embedding,
-            output,
-            norm,
-            layers,
-            _memory: Some(memory),
-        })
+        let kinds = vec![[Storage::Floats(F32); MATRICES.len()]];
+        Ok(Self { architecture, embedding, output, norm, layers, kinds, _memory: Some(memory) })
     }
 
     /// `[V, D]`
-    #[must_use]
-    pub fn output(&self) -> &DynTensor {
+    pub(super) fn output(&self) -> &Matrix {
         self.output.as_ref().unwrap_or(&self.embedding)
     }
 
-    #[must_use]
-    pub fn embedding(&self) -> &DynTensor {
-        &self.embedding
-    }
-
-    /// `[D]`
-    #[must_use]
-    pub fn norm(&self) -> &DynTensor {
-        &self.norm
+    /// How each matrix is stored: embedding, output, then those of each layer.
+    pub fn storage(&self) -> impl Iterator<Item = Storage> {
+        let of_layers = self.layers.iter().flat_map(|layer| self.kinds[layer.kind]);
+        [self.embedding.storage, self.output().storage].into_iter().chain(of_layers)
     }
 }
 
@@ -248,5 +316,17 @@ fn lent(values: &[f32], shape: &[usize]) -> Result<DynTensor, ProgramError> {
         let value = NonNull::new(value).expect("a value comes with success");
         DynTensor::from_ptr(value, Some(&Allocator::default()))
     };
+    Ok(tensor)
+}
+
+/// A tensor of whole numbers of 8 bits, or of 4, two of which are packed into a byte.
+#[expect(unsafe_code, reason = "there is no Rust type of 4 bits to make the tensor of")]
+fn packed(bytes: &[u8], kind: TensorElementType, shape: &[usize]) -> Result<DynTensor, ProgramError> {
+    let mut tensor = DynTensor::new(&Allocator::default(), kind, shape)?;
+    assert_eq!(tensor.size(), Some(bytes.len()), "the numbers fill the shape");
+    // SAFETY: the tensor was just made in the processor's memory, of exactly as many bytes, and nobody else knows it.
+    unsafe {
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), tensor.data_ptr_mut().cast(), bytes.len());
+    }
     Ok(tensor)
 }

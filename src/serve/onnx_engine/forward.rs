@@ -111,23 +111,17 @@ impl Builder<'_> {
         let part = |part| Part::Layer(layer, part);
         let (h, x) = self.norm(h, part(LayerPart::AttentionNorm))?;
         let attention = self.attention(layer, x, outputs)?;
-        let linear = self.source.linear(
-            &[part(LayerPart::AttentionOutput)],
-            |p| p.layer(layer).attention_output,
-            true,
-        )?;
+        let linear =
+            self.source.linear(&[part(LayerPart::AttentionOutput)], |p| p.layer(layer).attention_output)?;
         let out = self.adapted(linear, attention, layer, 1);
         let (h, x) = self.norm((h, Some(out)), part(LayerPart::FeedForwardNorm))?;
-        let linear = self.source.linear(
-            &[part(LayerPart::Gate), part(LayerPart::Up)],
-            |p| p.layer(layer).gate_up,
-            true,
-        )?;
+        let linear =
+            self.source.linear(&[part(LayerPart::Gate), part(LayerPart::Up)], |p| p.layer(layer).gate_up)?;
         let both = self.adapted(linear, x, layer, 2);
         let halves = self.g.split(both, 2, &[self.model.feed_forward; 2]);
         let gate = self.g.silu(halves[0]);
         let gated = self.g.mul(gate, halves[1]);
-        let linear = self.source.linear(&[part(LayerPart::Down)], |p| p.layer(layer).down, true)?;
+        let linear = self.source.linear(&[part(LayerPart::Down)], |p| p.layer(layer).down)?;
         let down = self.adapted(linear, gated, layer, 3);
         Ok((h, Some(down)))
     }
@@ -156,7 +150,7 @@ impl Builder<'_> {
         let model = self.model;
         let part = |part| Part::Layer(layer, part);
         let parts = [part(LayerPart::Query), part(LayerPart::Key), part(LayerPart::Value)];
-        let linear = self.source.linear(&parts, |p| p.layer(layer).qkv, true)?;
+        let linear = self.source.linear(&parts, |p| p.layer(layer).qkv)?;
         let mut qkv = self.adapted(linear, x, layer, 0);
         if model.qkv_bias {
             let mut bias = Vec::new();
@@ -242,8 +236,7 @@ impl Builder<'_> {
         let weight = self.vector(Part::Norm)?;
         let x = self.g.rms_norm(rows, weight, model.norm_epsilon);
         let part = if model.tied { Part::Embedding } else { Part::Output };
-        // The last matrix decides between tokens: 4 bits would change which one comes first.
-        let linear = self.source.linear(&[part], |p| p.output(), false)?;
+        let linear = self.source.linear(&[part], |p| p.output())?;
         let x = self.g.reshape(x, &[Dim::Named("R"), Dim::Size(1), model.hidden.into()]);
         let logits = linear.apply(&mut self.g, x, "output");
         Ok(self.g.reshape(logits, &[Dim::Named("R"), model.vocabulary.into()]))

@@ -4,22 +4,13 @@ use ort::value::DynTensor;
 
 use super::lent::{lent, owned};
 use super::{OnnxEngineError, Precision};
-use crate::onnx::checkpoint::{Blocks, Checkpoint, Part, Prepared};
+use crate::onnx::checkpoint::{Blocks, Checkpoint, Held, Part, Prepared};
 use crate::onnx::graph::{Attribute, Dim, F32, Graph, MICROSOFT, Var};
 use crate::onnx::program::ProgramError;
-
-/// Elements that share a scale where matrices are rounded here.
-const BLOCK: usize = 32;
 
 /// MLAS rounds activations to 8 bits for each block, and multiplies integers: several times faster than multiplying
 /// floats, and an error of about 0.4 % of a block's largest activation.
 const INTEGER_PRODUCTS: i64 = 4;
-
-/// Rows of one matrix, `[rows, columns]`.
-enum Piece {
-    Floats(Vec<f32>),
-    Blocks(Blocks),
-}
 
 /// A linear map `y = W·x`: pieces of `W` one below another, each stored in its own way. Neighbours that are stored alike
 /// are one piece, since one large product is faster than two small ones.
@@ -54,30 +45,12 @@ pub(super) struct Source<'a> {
 impl Source<'_> {
     /// All elements of a part as floats.
     pub fn floats(&self, part: Part) -> Result<Vec<f32>, OnnxEngineError> {
-        let (rows, columns) = self.checkpoint.shape(part).expect("asked for by its architecture");
-        let mut values = vec![0.0; rows * columns];
-        self.checkpoint.read(part, &mut values)?;
-        Ok(values)
+        Ok(self.checkpoint.floats(part)?)
     }
 
-    /// A part in blocks, where the precision asks for it. `coarse`: 4 bits will do.
-    pub fn blocks(&self, part: Part, is_coarse: bool) -> Result<Option<Blocks>, OnnxEngineError> {
-        let bits = match self.precision {
-            Precision::F32 => return Ok(None),
-            Precision::AsStored => None,
-            Precision::Q8 => Some(8),
-            Precision::Q4 => Some(if is_coarse { 4 } else { 8 }),
-        };
-        let stored = self.checkpoint.blocks(part)?.filter(is_supported);
-        let Some(bits) = bits else { return Ok(stored) };
-        if let Some(stored) = stored.filter(|blocks| blocks.bits <= bits) {
-            return Ok(Some(stored));
-        }
-        let (_, columns) = self.checkpoint.shape(part).expect("asked for by its architecture");
-        if !columns.is_multiple_of(BLOCK) {
-            return Ok(None);
-        }
-        Ok(Some(Blocks::round(&self.floats(part)?, columns, BLOCK, bits)))
+    /// A part in blocks, where the precision asks for it.
+    pub fn blocks(&self, part: Part) -> Result<Option<Blocks>, OnnxEngineError> {
+        Ok(self.checkpoint.blocks_at(part, self.precision)?)
     }
 
     /// The map that `parts` are, one below another. `joined`: the same as floats, where they are mapped.
@@ -85,7 +58,6 @@ impl Source<'_> {
         &self,
         parts: &[Part],
         joined: impl Fn(&Prepared) -> &[f32],
-        is_coarse: bool,
     ) -> Result<Linear, OnnxEngineError> {
         let columns = self.checkpoint.shape(parts[0]).expect("asked for by its architecture").1;
         if let (Precision::F32, Some(mapped)) = (self.precision, self.floats) {
@@ -96,15 +68,11 @@ impl Source<'_> {
                 columns,
             });
         }
-        let mut pieces: Vec<Piece> = Vec::new();
+        let mut pieces: Vec<Held> = Vec::new();
         for &part in parts {
-            let piece = match self.blocks(part, is_coarse)? {
-                Some(blocks) => Piece::Blocks(blocks),
-                None => Piece::Floats(self.floats(part)?),
-            };
-            match (pieces.last_mut(), piece) {
-                (Some(Piece::Floats(above)), Piece::Floats(below)) => above.extend(below),
-                (Some(Piece::Blocks(above)), Piece::Blocks(below)) if are_alike(above, &below) => {
+            match (pieces.last_mut(), self.checkpoint.held(part, self.precision)?) {
+                (Some(Held::Floats(above)), Held::Floats(below)) => above.extend(below),
+                (Some(Held::Blocks(above)), Held::Blocks(below)) if are_alike(above, &below) => {
                     join(above, below);
                 }
                 (_, piece) => pieces.push(piece),
@@ -113,11 +81,6 @@ impl Source<'_> {
         let pieces = pieces.into_iter().map(|piece| store(&piece, columns)).collect::<Result<_, _>>()?;
         Ok(Linear { pieces, columns })
     }
-}
-
-/// Whether the runtime has fast products for such blocks.
-fn is_supported(blocks: &Blocks) -> bool {
-    blocks.block >= 16 && blocks.block.is_power_of_two() && matches!(blocks.bits, 4 | 8)
 }
 
 fn are_alike(above: &Blocks, below: &Blocks) -> bool {
@@ -134,13 +97,13 @@ fn join(above: &mut Blocks, below: Blocks) {
     }
 }
 
-fn store(piece: &Piece, columns: usize) -> Result<(usize, Stored), ProgramError> {
+fn store(piece: &Held, columns: usize) -> Result<(usize, Stored), ProgramError> {
     match piece {
-        Piece::Floats(values) => {
+        Held::Floats(values) => {
             let rows = values.len() / columns;
             Ok((rows, Stored::Floats(owned(values, &[rows, columns])?)))
         }
-        Piece::Blocks(blocks) => {
+        Held::Blocks(blocks) => {
             let (rows, groups, bits) = (blocks.rows, columns / blocks.block, usize::from(blocks.bits));
             // The graph multiplies by means of blocks, not sums.
             #[expect(clippy::cast_precision_loss, reason = "blocks are small")]

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use ort::value::Tensor;
 
 use super::engine::{Engine, EngineError, Row};
+pub use crate::onnx::checkpoint::Precision;
 use crate::onnx::checkpoint::{Checkpoint, CheckpointError, Prepared};
 use crate::onnx::lora::Lora;
 use crate::onnx::program::{self, Program, ProgramError, Runtime};
@@ -29,20 +30,6 @@ use cache::Cache;
 use lanes::Lanes;
 use linear::Source;
 use table::Table;
-
-/// How matrices are held.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Precision {
-    /// 32-bit floats.
-    #[default]
-    F32,
-    /// 8 bits, in blocks of 32; what the checkpoint has in blocks of 8 bits or fewer stays as it is.
-    Q8,
-    /// As [`Precision::Q8`] with 4 bits; the embedding and the output have 8.
-    Q4,
-    /// Blocks of few bits where the checkpoint has them, floats elsewhere.
-    AsStored,
-}
 
 /// What an engine is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

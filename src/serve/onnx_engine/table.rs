@@ -19,7 +19,7 @@ enum Rows {
 impl Table {
     pub fn read(source: &Source<'_>) -> Result<Self, OnnxEngineError> {
         let hidden = source.checkpoint.architecture.hidden;
-        let rows = match (source.blocks(Part::Embedding, false)?, source.floats) {
+        let rows = match (source.blocks(Part::Embedding)?, source.floats) {
             (Some(blocks), _) => Rows::Blocks(blocks),
             (None, Some(mapped)) => Rows::Mapped(mapped.clone()),
             (None, None) => Rows::Floats(source.floats(Part::Embedding)?),
