@@ -16,6 +16,7 @@
 
 pub mod engine;
 mod error;
+mod files;
 mod grammar;
 mod http;
 mod names;
@@ -29,6 +30,7 @@ mod text;
 mod voice;
 
 pub use error::ServeError;
+pub use files::Stamp;
 pub use names::{Adapter, Meaning, NameError, Names};
 pub use open::{OpenError, open, over};
 pub use server::{Door, LoadAdapter, Model, Server};

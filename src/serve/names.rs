@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use super::files::Stamp;
 use crate::model::Micros;
 use crate::onnx::llama::Architecture;
 use crate::onnx::lora::Lora;
@@ -14,6 +15,8 @@ pub struct Adapter {
     /// Where it came from: a path, or a version's name.
     pub root: String,
     pub since: Micros,
+    /// The files that it was read from; none: they cannot be told from later ones.
+    pub files: Option<Stamp>,
 }
 
 /// What a model's name in a request stands for.
@@ -177,7 +180,7 @@ mod tests {
 
     fn adapter(root: &str) -> Arc<Adapter> {
         let lora = Lora { shape: LoraShape::new(1, 1.0, &[Projection::Query]), layers: vec![] };
-        Arc::new(Adapter { lora: Arc::new(lora), root: root.to_owned(), since: Micros::now() })
+        Arc::new(Adapter { lora: Arc::new(lora), root: root.to_owned(), since: Micros::now(), files: None })
     }
 
     fn root_of(names: &Names, name: &str) -> Option<String> {

@@ -10,13 +10,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::engine::Engine;
 use super::error::ServeError;
+use super::files;
 use super::grammar::Grammars;
 use super::http::{self, Desk, Listener};
 use super::names::{Adapter, Names};
 use super::scheduler::{self, Scheduler};
 use super::text::Text;
 use crate::config;
-use crate::model::Micros;
 use crate::onnx::llama::Architecture;
 use crate::tasks::{self, Tasks};
 
@@ -161,7 +161,7 @@ async fn load_active(active: BTreeMap<String, Option<PathBuf>>, names: &Names, l
     for (alias, path) in active {
         let done = match path {
             None => names.put_base(&alias).map_err(|error| error.to_string()),
-            Some(path) => match read_one(&path, load).await {
+            Some(path) => match read_one(&path, load, names).await {
                 Ok(adapter) => names.put(&alias, adapter).map_err(|error| error.to_string()),
                 Err(reason) => Err(format!("{}: {reason}", path.display())),
             },
@@ -177,11 +177,8 @@ async fn load_active(active: BTreeMap<String, Option<PathBuf>>, names: &Names, l
     }
 }
 
-async fn read_one(path: &Path, load: Option<&LoadAdapter>) -> Result<Arc<Adapter>, String> {
-    let load = load.cloned().ok_or("this server reads no adapters")?;
-    let from = path.to_owned();
-    let lora = tasks::blocking(move || load(&from)).await.ok_or("reading it failed")??;
-    Ok(Arc::new(Adapter { lora: Arc::new(lora), root: path.display().to_string(), since: Micros::now() }))
+async fn read_one(path: &Path, load: Option<&LoadAdapter>, names: &Names) -> Result<Arc<Adapter>, String> {
+    files::adapter(path, load.ok_or("this server reads no adapters")?, names).await
 }
 
 /// Reads the adapters that the configuration names. One that has several names is read once.
@@ -195,7 +192,7 @@ async fn load_all(
         let failed = |reason: String| ServeError::Adapter { name: name.clone(), path: path.clone(), reason };
         let adapter = match read.get(path) {
             Some(adapter) => adapter.clone(),
-            None => read_one(path, load).await.map_err(failed)?,
+            None => read_one(path, load, names).await.map_err(failed)?,
         };
         names.put(name, adapter.clone()).map_err(|error| failed(error.to_string()))?;
         read.insert(path.clone(), adapter);

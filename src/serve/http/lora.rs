@@ -13,9 +13,8 @@ use serde::Deserialize;
 use super::desk::Desk;
 use super::error::ApiError;
 use super::read;
-use crate::model::Micros;
-use crate::serve::names::{Adapter, NameError};
-use crate::tasks;
+use crate::serve::files;
+use crate::serve::names::NameError;
 
 #[derive(Debug, Deserialize)]
 struct Load {
@@ -44,14 +43,11 @@ pub(super) async fn load(
     if !replace && desk.names.others().contains_key(&name) {
         return Err(refused(&NameError::Taken(name)));
     }
-    let (from, began) = (path.clone(), Instant::now());
-    let loaded = tasks::blocking(move || load(&from)).await;
-    let lora = loaded.ok_or_else(|| ApiError::ours("reading the adapter failed"))?.map_err(|reason| {
+    let began = Instant::now();
+    let adapter = files::adapter(&path, &load, &desk.names).await.map_err(|reason| {
         ApiError::param("lora_path", format!("{}: {reason}", path.display())).code("invalid_adapter")
     })?;
     let read = Instant::now();
-    let adapter = Adapter { lora: Arc::new(lora), root: path.display().to_string(), since: Micros::now() };
-    let adapter = Arc::new(adapter);
     let done = if replace { desk.names.put(&name, adapter) } else { desk.names.add(&name, adapter) };
     done.map_err(|error| refused(&error))?;
     let milliseconds = |from: Instant, to: Instant| to.duration_since(from).as_secs_f64() * 1e3;

@@ -11,7 +11,7 @@ use super::{Served, content, model, question, settings, value};
 
 fn adapter(number: u16) -> Arc<Adapter> {
     let lora = Arc::new(scripted::adapter(number));
-    Arc::new(Adapter { lora, root: format!("version-{number}"), since: Micros::now() })
+    Arc::new(Adapter { lora, root: format!("version-{number}"), since: Micros::now(), files: None })
 }
 
 /// A file that the tests' loader reads as an adapter.
