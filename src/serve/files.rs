@@ -75,7 +75,8 @@ impl Stamp {
     fn seen(path: &Path, now: i128) -> Option<Seen> {
         use std::os::unix::fs::MetadataExt as _;
         let found = path.metadata().ok()?;
-        let time = |seconds: i64, nanoseconds: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
+        let time =
+            |seconds: i64, nanoseconds: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
         let written = time(found.mtime(), found.mtime_nsec());
         let changed = time(found.ctime(), found.ctime_nsec());
         (now - changed > TICK).then_some((found.dev(), found.ino(), found.len(), written, changed))

@@ -13,7 +13,7 @@ use super::{Served, content, question, settings, value};
 
 fn adapter(number: u16) -> Arc<Adapter> {
     let lora = Arc::new(scripted::adapter(number));
-    Arc::new(Adapter { lora, root: number.to_string(), since: Micros::now() })
+    Arc::new(Adapter { lora, root: number.to_string(), since: Micros::now(), files: None })
 }
 
 /// A question of many, for a model.
