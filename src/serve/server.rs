@@ -18,7 +18,7 @@ use super::scheduler::{self, Scheduler};
 use super::text::Text;
 use crate::config;
 use crate::onnx::llama::Architecture;
-use crate::tasks::{self, Tasks};
+use crate::tasks::Tasks;
 
 pub use super::http::LoadAdapter;
 
