@@ -1,5 +1,5 @@
 //! Adapters out of files. What is served already out of the same files is not read again: an alias moves to a version that
-//! was loaded under its own name without touching the disk.
+//! was loaded under its own name without reading its weights.
 
 use std::ffi::OsString;
 use std::path::Path;
