@@ -181,21 +181,16 @@ async fn read_one(path: &Path, load: Option<&LoadAdapter>, names: &Names) -> Res
     files::adapter(path, load.ok_or("this server reads no adapters")?, names).await
 }
 
-/// Reads the adapters that the configuration names. One that has several names is read once.
+/// Reads the adapters that the configuration names.
 async fn load_all(
     adapters: &BTreeMap<String, PathBuf>,
     names: &Names,
     load: Option<&LoadAdapter>,
 ) -> Result<(), ServeError> {
-    let mut read: BTreeMap<PathBuf, Arc<Adapter>> = BTreeMap::new();
     for (name, path) in adapters {
         let failed = |reason: String| ServeError::Adapter { name: name.clone(), path: path.clone(), reason };
-        let adapter = match read.get(path) {
-            Some(adapter) => adapter.clone(),
-            None => read_one(path, load, names).await.map_err(failed)?,
-        };
-        names.put(name, adapter.clone()).map_err(|error| failed(error.to_string()))?;
-        read.insert(path.clone(), adapter);
+        let adapter = read_one(path, load, names).await.map_err(failed)?;
+        names.put(name, adapter).map_err(|error| failed(error.to_string()))?;
     }
     Ok(())
 }
