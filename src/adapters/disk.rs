@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::AdapterError;
 
@@ -77,41 +77,6 @@ pub(super) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<O
         path: path.to_owned(),
         reason: format!("it is not what Remora writes there ({e}); it is left as it is"),
     })
-}
-
-/// Held by the one process that changes something; others wait, or hear that it is busy.
-#[derive(Debug)]
-#[must_use = "it is released when dropped"]
-pub(super) struct Lock {
-    _file: File,
-}
-
-impl Lock {
-    /// Waits for its turn, which takes others milliseconds.
-    pub(super) fn wait(path: PathBuf) -> Result<Self> {
-        let file = open(&path)?;
-        file.lock().map_err(AdapterError::file("lock", path))?;
-        Ok(Self { _file: file })
-    }
-
-    /// Does not wait.
-    pub(super) fn take(path: PathBuf) -> Result<Self> {
-        let file = open(&path)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self { _file: file }),
-            Err(fs::TryLockError::WouldBlock) => Err(AdapterError::Busy { path }),
-            Err(fs::TryLockError::Error(e)) => Err(AdapterError::file("lock", path)(e)),
-        }
-    }
-}
-
-fn open(path: &Path) -> Result<File> {
-    File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path)
-        .map_err(AdapterError::file("open", path))
 }
 
 #[cfg(test)]

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use ring::digest;
 
 use super::aliases::{Alias, Aliases, Move, MoveKind, check_name};
-use super::disk::{self, Lock};
+use super::disk;
 use super::entry::{Candidate, Decision, Entry, Listing, Moved};
 use super::{AdapterError, CONFIG, WEIGHTS, blank};
 use crate::model::{AdapterId, AdapterScores, AdapterState, Lineage, Micros};
-use crate::store::DataDir;
+use crate::store::{DataDir, FileLock};
 
 type Result<T> = std::result::Result<T, AdapterError>;
 
@@ -242,9 +242,11 @@ impl Registry {
     }
 
     /// Held while servers and the record are moved together.
-    pub(super) fn releasing(&self) -> Result<Lock> {
+    pub(super) fn releasing(&self) -> Result<FileLock> {
         disk::create_private(&self.root)?;
-        Lock::take(self.root.join("release.lock"))
+        let path = self.root.join("release.lock");
+        let lock = FileLock::take(&path).map_err(AdapterError::file("lock", &path))?;
+        lock.ok_or(AdapterError::Busy { path })
     }
 
     /// Whether `alias` may point at an adapter; what it points at now.
@@ -334,9 +336,10 @@ impl Registry {
     }
 
     /// Waits until no other process changes anything.
-    fn turn(&self) -> Result<Lock> {
+    fn turn(&self) -> Result<FileLock> {
         disk::create_private(&self.root)?;
-        Lock::wait(self.root.join("lock"))
+        let path = self.root.join("lock");
+        FileLock::wait(&path).map_err(AdapterError::file("lock", &path))
     }
 
     /// Takes away copies that a killed process left half; their originals are where they were.

@@ -1,4 +1,4 @@
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
@@ -7,17 +7,13 @@ use super::reader::{Position, Segment};
 use super::writer::JournalWriter;
 use crate::config::Durability;
 use crate::model::{Body, BodyHash, Exchange};
-use crate::store::DataDir;
+use crate::store::{DataDir, FileLock};
 
 /// The journal's directory.
 #[derive(Clone, Debug)]
 pub struct Journal {
     dir: PathBuf,
 }
-
-/// Held by the one process that moves entries into the record; let go when dropped.
-#[derive(Debug)]
-pub struct SettleLock(#[expect(dead_code, reason = "held, not used")] File);
 
 /// In the directory of a writer that syncs.
 const POWER: &str = "power";
@@ -48,10 +44,9 @@ impl Journal {
     ///
     /// # Errors
     /// When the directory cannot be written.
-    pub fn lock(&self) -> io::Result<Option<SettleLock>> {
+    pub fn lock(&self) -> io::Result<Option<FileLock>> {
         make_private_dir(&self.dir)?;
-        let file = open_lock(&self.dir.join("settle.lock"))?;
-        Ok(locked(&file)?.then_some(SettleLock(file)))
+        FileLock::take(&self.dir.join("settle.lock"))
     }
 
     /// All that appended and is not cleared away yet, oldest first.
@@ -98,7 +93,7 @@ impl Journal {
 impl WriterHome {
     /// Makes its directory, or what is missing of it; gives its lock, held. `power`: what it holds is to survive loss of
     /// power, in the record as well.
-    pub(super) fn make(&self, power: bool) -> io::Result<File> {
+    pub(super) fn make(&self, power: bool) -> io::Result<FileLock> {
         let parent = self.dir.parent().expect("it is in the journal's directory");
         make_private_dir(parent)?;
         // Complete before it can be seen: without its lock held it would count as left behind.
@@ -106,8 +101,7 @@ impl WriterHome {
         hidden.push(self.dir.file_name().expect("it has a name"));
         let hidden = parent.join(hidden);
         make_private_dir(&hidden.join("open"))?;
-        let lock = open_lock(&hidden.join("lock"))?;
-        lock.try_lock().map_err(io::Error::from)?;
+        let lock = FileLock::take(&hidden.join("lock"))?.ok_or(ErrorKind::WouldBlock)?;
         if power {
             File::create(hidden.join(POWER))?;
         }
@@ -141,7 +135,7 @@ impl WriterHome {
     /// When the lock cannot be tried.
     pub fn is_left(&self) -> io::Result<bool> {
         match OpenOptions::new().read(true).write(true).open(self.lock_path()) {
-            Ok(file) => locked(&file),
+            Ok(file) => Ok(FileLock::take_open(file)?.is_some()),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(true),
             Err(e) => Err(e),
         }
@@ -243,23 +237,6 @@ fn joined(file: Vec<u8>) -> Option<Exchange> {
         whole(&mut r.body, response);
     }
     Some(exchange)
-}
-
-/// Whether the lock could be taken; it is held as long as the file is open.
-fn locked(file: &File) -> io::Result<bool> {
-    match file.try_lock() {
-        Ok(()) => Ok(true),
-        Err(TryLockError::WouldBlock) => Ok(false),
-        Err(TryLockError::Error(e)) => Err(e),
-    }
-}
-
-fn open_lock(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
 }
 
 fn make_private_dir(path: &Path) -> io::Result<()> {

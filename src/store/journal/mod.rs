@@ -26,6 +26,6 @@ mod writer;
 mod tests;
 
 pub use format::{Entry, HeaderLines};
-pub use home::{Journal, SettleLock, WriterHome};
+pub use home::{Journal, WriterHome};
 pub use reader::{Batch, Position, Segment};
 pub use writer::{AppendError, JournalWriter};

@@ -6,6 +6,7 @@ use super::format::{self, Entry, Mark, NO_MARK};
 use super::home::WriterHome;
 use super::reader::{Position, Segment};
 use crate::model::ExchangeId;
+use crate::store::FileLock;
 
 /// A segment is left for a new one at this length in bytes: long enough that files are few, short enough that reading
 /// one again after a crash takes a moment.
@@ -18,7 +19,7 @@ const BUFFER: usize = 4 << 20;
 pub struct JournalWriter {
     home: WriterHome,
     /// Held as long as the writer lives: says that more may come.
-    lock: File,
+    lock: FileLock,
     file: File,
     /// Of the segment.
     mark: Mark,
@@ -48,7 +49,7 @@ pub struct AppendError {
 }
 
 impl JournalWriter {
-    pub(super) fn begin(home: WriterHome, lock: File, sync: bool) -> io::Result<Self> {
+    pub(super) fn begin(home: WriterHome, lock: FileLock, sync: bool) -> io::Result<Self> {
         let (file, mark, length) = segment(&home, 1)?;
         let mut me = Self {
             home,
@@ -184,7 +185,7 @@ impl JournalWriter {
     }
 
     fn is_in_place(&self) -> bool {
-        same_file(&self.file, &self.path()) && same_file(&self.lock, &self.home.lock_path())
+        same_file(&self.file, &self.path()) && same_file(self.lock.file(), &self.home.lock_path())
     }
 
     /// Makes the home again where it is gone, and a segment in it that begins with all that is in this one.
@@ -193,7 +194,7 @@ impl JournalWriter {
             path = %self.path().display(),
             "the journal was deleted or moved under the running process; it is made again"
         );
-        if !same_file(&self.lock, &self.home.lock_path()) {
+        if !same_file(self.lock.file(), &self.home.lock_path()) {
             self.lock = self.home.make(self.sync)?;
         }
         let mut all = Vec::new();

@@ -13,7 +13,6 @@ mod release;
 mod runs;
 
 use std::collections::BTreeSet;
-use std::fs::{File, TryLockError};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -28,7 +27,7 @@ use crate::config::Train;
 use crate::model::{
     AdapterBase, AdapterExamples, AdapterId, AdapterScores, AdapterState, BeforeAfter, Micros, Scope,
 };
-use crate::store::{Store, StoreError};
+use crate::store::{FileLock, Store, StoreError};
 
 pub use release::{Release, release};
 pub use runs::{Ended, Run, Selected, runs};
@@ -65,7 +64,7 @@ pub struct Means<'a> {
 #[must_use = "it is another's turn when it is dropped"]
 pub struct Night<'a> {
     means: Means<'a>,
-    _lock: File,
+    _lock: FileLock,
 }
 
 impl<'a> Night<'a> {
@@ -82,13 +81,10 @@ impl<'a> Night<'a> {
         std::os::unix::fs::DirBuilderExt::mode(&mut private, 0o700);
         private.create(&dir).map_err(&failed)?;
         let path = dir.join("lock");
-        let lock = File::options().create(true).truncate(false).write(true).open(&path).map_err(&failed)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(NightError::Running { path }),
-            Err(TryLockError::Error(error)) => return Err(failed(error).into()),
+        match FileLock::take(&path).map_err(&failed)? {
+            Some(lock) => Ok(Self { means, _lock: lock }),
+            None => Err(NightError::Running { path }),
         }
-        Ok(Self { means, _lock: lock })
     }
 
     /// Trains for one scope, whose outcomes are taken as they are. What goes wrong in training is the run's end, not an
