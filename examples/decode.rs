@@ -38,6 +38,9 @@ struct Cli {
     rank: usize,
     #[arg(long, default_value_t = 2)]
     rounds: usize,
+    /// Where ONNX Runtime writes what each node took.
+    #[arg(long)]
+    profile: Option<std::path::PathBuf>,
 }
 
 /// An adapter of small random matrices.
@@ -128,7 +131,10 @@ fn main() -> anyhow::Result<()> {
         other => return Err(anyhow!("there are no weights {other}")),
     };
     let onnx = Onnx { device: DeviceChoice::Cpu, ..Config::default().onnx };
-    let opened = remora::onnx::open(&onnx, &cli.model, cli.threads, &Silent)?;
+    let mut opened = remora::onnx::open(&onnx, &cli.model, cli.threads, &Silent)?;
+    if let Some(dir) = cli.profile {
+        opened.runtime = opened.runtime.profiled(dir);
+    }
     let start = Instant::now();
     let options = Options { slots: cli.requests, context: 1024, precision };
     let engine = OnnxEngine::new(&opened.runtime, &opened.checkpoint, Some(opened.cache()), options)?;

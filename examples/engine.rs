@@ -38,6 +38,9 @@ struct Common {
     threads: u16,
     #[arg(long, default_value = "cpu")]
     device: String,
+    /// As `onnx.spin`.
+    #[arg(long)]
+    spin: bool,
     #[arg(long = "in")]
     input: Option<PathBuf>,
     #[arg(long)]
@@ -228,6 +231,7 @@ fn tensors(layers: &[Vec<f32>]) -> anyhow::Result<Vec<DynTensor>> {
 impl Common {
     fn open(&self) -> anyhow::Result<Opened> {
         let mut config = Config::default().onnx;
+        config.spin = self.spin;
         config.device = match self.device.strip_prefix("cuda:") {
             Some(number) => DeviceChoice::Cuda(number.parse()?),
             None => DeviceChoice::Cpu,
@@ -386,9 +390,16 @@ fn greedy(common: &Common, new: usize, weights: &str) -> anyhow::Result<serde_js
     let context = (longest + new).min(opened.checkpoint.architecture.context);
     let options = engine::Options { slots: 1, context, precision };
     let mut engine = OnnxEngine::new(&opened.runtime, &opened.checkpoint, Some(opened.cache()), options)?;
+    // The first of the largest, in a way that the compiler can do several of at once.
     let best = |logits: &[f32]| {
-        let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]).then(b.cmp(&a)));
-        best.expect("a vocabulary is not empty") as u32
+        let mut most = [f32::NEG_INFINITY; 16];
+        for chunk in logits.chunks(16) {
+            for (most, &logit) in most.iter_mut().zip(chunk) {
+                *most = if logit > *most { logit } else { *most };
+            }
+        }
+        let most = most.into_iter().fold(f32::NEG_INFINITY, f32::max);
+        logits.iter().position(|&logit| logit == most).expect("a number among the logits") as u32
     };
     let (mut made, mut prefill, mut decode, mut cpu) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (k, prompt) in prompts.iter().enumerate() {

@@ -10,6 +10,8 @@
 pub mod adamw;
 pub mod checkpoint;
 pub mod graph;
+pub(crate) mod heap;
+pub(crate) mod lent;
 pub mod llama;
 pub mod lora;
 mod open;

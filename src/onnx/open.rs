@@ -51,7 +51,7 @@ pub fn open(
 ) -> Result<Opened, OpenError> {
     let path = provision::model_path(config, model, progress)?;
     let library = provision::library(config, progress)?.path;
-    let environment = runtime::environment(&library, threads)?;
+    let environment = runtime::environment(&library, threads, config.spin)?;
     let (device, said) = runtime::choose_device(&environment, config.device)?;
     let cache = config.cache_dir().ok_or(OpenError::NoCache)?.join("weights");
     let checkpoint = Checkpoint::open(&path)?;

@@ -9,7 +9,7 @@ use ort::AsPointer as _;
 use ort::environment::Environment;
 use ort::ep;
 use ort::memory::MemoryInfo;
-use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ort::session::builder::{GraphOptimizationLevel, PrepackedWeights, SessionBuilder};
 use ort::session::{IoBinding, Session};
 use ort::value::{DynTensor, Tensor};
 
@@ -40,18 +40,26 @@ pub struct Runtime {
     environment: Environment,
     device: Device,
     profile: Option<PathBuf>,
+    packed: Option<PrepackedWeights>,
 }
 
 impl Runtime {
     #[must_use]
     pub fn on(environment: Environment, device: Device) -> Self {
-        Self { environment, device, profile: None }
+        Self { environment, device, profile: None, packed: None }
     }
 
     /// Programs made from here on write what each of their nodes took into files in `dir`.
     #[must_use]
     pub fn profiled(self, dir: PathBuf) -> Self {
         Self { profile: Some(dir), ..self }
+    }
+
+    /// Programs made from here on share one packed copy of each initializer that they have in common. They take only
+    /// initializers over memory of others ([`lent`](super::lent)).
+    #[must_use]
+    pub fn packing_once(self) -> Self {
+        Self { packed: Some(PrepackedWeights::new()), ..self }
     }
 
     #[must_use]
@@ -64,12 +72,15 @@ impl Runtime {
         self.device
     }
 
+    pub(super) fn packed(&self) -> Option<&PrepackedWeights> {
+        self.packed.as_ref()
+    }
+
     /// Settings of a session. The graphs are built fused, so that little is left to optimise; what is done must be done in
     /// the same order each time, since a resumed run has to equal one that was never interrupted.
     pub(super) fn session_options(&self) -> Result<SessionBuilder, ProgramError> {
         let mut options = SessionBuilder::new(&self.environment)?
             .with_optimization_level(GraphOptimizationLevel::Level1)?
-            .with_intra_op_spinning(false)?
             .with_deterministic_compute(true)?
             // What is there for quantised activations also has each use of a matrix in blocks make floats of it anew.
             .with_quant_qdq(false)?;

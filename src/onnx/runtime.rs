@@ -49,13 +49,13 @@ struct Loaded {
 static LOADED: Mutex<Option<Loaded>> = Mutex::new(None);
 
 /// The environment, loaded from `library` on the first call. Sessions share one pool of `threads` threads (0: one a
-/// core) that sleep when idle: spinning ones would take the cores of the app that Remora sits beside.
+/// core), which sleep when idle unless they are to `spin`: then they take the cores of the app that Remora sits beside.
 ///
 /// Later calls get the environment that is there, whatever they ask for; another library is logged.
 ///
 /// # Errors
 /// When the library is not ONNX Runtime 1.24 or newer, or does not start. A later call may try another one.
-pub fn environment(library: &Path, threads: u16) -> Result<Environment, RuntimeError> {
+pub fn environment(library: &Path, threads: u16, spin: bool) -> Result<Environment, RuntimeError> {
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(there) = &*loaded {
         if there.library != library {
@@ -66,7 +66,7 @@ pub fn environment(library: &Path, threads: u16) -> Result<Environment, RuntimeE
         }
         return Ok(there.environment.clone());
     }
-    let environment = load(library, threads)?;
+    let environment = load(library, threads, spin)?;
     *loaded = Some(Loaded { library: library.to_owned(), environment: environment.clone() });
     Ok(environment)
 }
@@ -76,7 +76,7 @@ pub fn environment(library: &Path, threads: u16) -> Result<Environment, RuntimeE
 /// From 1.29 on, the stock library reports the machine, the program's path and a device id it keeps in the user's cache
 /// to its maker, from the moment an environment is created: switching that off afterwards is too late. Only the
 /// variable prevents it. `main` sets it before there are threads; where that was skipped, nothing is loaded.
-fn load(library: &Path, threads: u16) -> Result<Environment, RuntimeError> {
+fn load(library: &Path, threads: u16, spin: bool) -> Result<Environment, RuntimeError> {
     if !Onnx::telemetry_is_off() {
         return Err(RuntimeError::Telemetry { library: library.to_owned(), variable: Onnx::TELEMETRY_OFF });
     }
@@ -86,7 +86,7 @@ fn load(library: &Path, threads: u16) -> Result<Environment, RuntimeError> {
     let pool = GlobalThreadPoolOptions::default()
         .with_intra_threads(usize::from(threads))
         .and_then(|pool| pool.with_inter_threads(1))
-        .and_then(|pool| pool.with_spin_control(false))
+        .and_then(|pool| pool.with_spin_control(spin))
         .map_err(start)?;
     builder.with_name("remora").with_telemetry(false).with_global_thread_pool(pool).build().map_err(start)
 }
@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn the_device_is_chosen_in_words_and_never_silently() {
         let library = crate::onnx::provision::library(&Onnx::default(), &crate::model::Silent).unwrap();
-        let environment = environment(&library.path, 1).unwrap();
+        let environment = environment(&library.path, 1, false).unwrap();
         run_small_model(&environment, None).unwrap();
         let (cpu, why) = choose_device(&environment, DeviceChoice::Cpu).unwrap();
         assert!(cpu == Device::Cpu && why.contains("onnx.device"), "{why}");
@@ -179,7 +179,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("libonnxruntime.so.1.31.1");
         std::fs::write(&path, b"not a library").unwrap();
-        let error = load(&path, 1).unwrap_err().to_string();
+        let error = load(&path, 1, false).unwrap_err().to_string();
         assert!(error.contains("libonnxruntime.so.1.31.1") && error.contains("onnx.library"), "{error}");
     }
 }

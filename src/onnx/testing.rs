@@ -12,7 +12,7 @@ pub fn runtime() -> Runtime {
     let library = super::provision::library(&config::Onnx::default(), &crate::model::Silent)
         .expect("ONNX Runtime can be had")
         .path;
-    Runtime::on(super::runtime::environment(&library, 1).expect("it starts"), Device::Cpu)
+    Runtime::on(super::runtime::environment(&library, 1, false).expect("it starts"), Device::Cpu)
 }
 
 /// Numbers that look random and are the same each time: SplitMix64, Steele et al. 2014.

@@ -41,7 +41,7 @@ impl FastEmbed {
     /// # Errors
     /// When a file cannot be read, or is not what it should be.
     pub fn load(files: &Provisioned, config: &config::Onnx) -> Result<Self, EmbedError> {
-        let environment = runtime::environment(&files.library.path, config.threads)?;
+        let environment = runtime::environment(&files.library.path, config.threads, config.spin)?;
         let (onnx, tokenizer) = (read(&files.model.path)?, read(&files.tokenizer.path)?);
         let name = match files.model.origin {
             Origin::Configuration => {

@@ -5,8 +5,10 @@
 //! Always true: a node's inputs come before it, so the list of nodes is in topological order; shapes are known but for
 //! named dimensions. A graph that does not fit together is a mistake of its author: building panics and says where.
 
-mod emit;
+mod editor;
 mod ops;
+mod outline;
+mod proto;
 mod shape;
 
 use std::collections::HashMap;
@@ -94,6 +96,8 @@ pub enum Op {
 
 /// The domain of ONNX Runtime's own operations.
 pub const MICROSOFT: &str = "com.microsoft";
+/// The version of ONNX's operations.
+const OPSET: u32 = 21;
 
 #[derive(Clone, Debug)]
 pub(super) struct Node {
@@ -141,7 +145,7 @@ impl Graph {
     /// An input of the program, by a name of its own.
     pub fn input(&mut self, name: impl Into<String>, shape: &[Dim], kind: TensorElementType) -> Var {
         let name = name.into();
-        assert!(!name.starts_with(emit::RESERVED), "{name}: names of inputs do not begin with _");
+        assert!(!name.starts_with(outline::RESERVED), "{name}: names of inputs do not begin with _");
         self.value(shape.to_vec(), kind, Origin::Input(name))
     }
 

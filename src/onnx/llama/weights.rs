@@ -1,9 +1,6 @@
 //! A model's frozen weights as tensors, loaded once and given to every program that wants them.
 
-use std::ptr::NonNull;
-
-use ort::AsPointer as _;
-use ort::memory::{Allocator, MemoryInfo};
+use ort::memory::Allocator;
 use ort::value::{DynTensor, TensorElementType};
 
 use super::Architecture;
@@ -13,6 +10,7 @@ use super::block::{
 use super::frozen::{OFFSETS, QUANTS, SCALES, Storage};
 use crate::onnx::checkpoint::{Blocks, Held, LayerPart, Part, Prepared};
 use crate::onnx::graph::F32;
+use crate::onnx::lent::lent;
 use crate::onnx::lora::{GROUPS, Projection};
 use crate::onnx::program::{self, Program, ProgramError, Runtime};
 
@@ -289,34 +287,6 @@ impl Rotary {
         };
         Ok(&self.0.insert((most, tables)).1)
     }
-}
-
-/// A tensor over memory that somebody else keeps.
-///
-/// `Tensor::from_array_view` would do, but bindings copy what such a view shows at every call.
-#[expect(unsafe_code, reason = "ONNX Runtime takes borrowed memory by address")]
-fn lent(values: &[f32], shape: &[usize]) -> Result<DynTensor, ProgramError> {
-    assert_eq!(values.len(), shape.iter().product::<usize>(), "the values fill the shape");
-    let shape: Vec<i64> = shape.iter().map(|&n| i64::try_from(n).expect("sizes are small")).collect();
-    let mut value = std::ptr::null_mut();
-    // SAFETY: the address and length are those of a slice of floats; it is only read, since these tensors are bound as
-    // inputs and never as outputs; it outlives the tensor, since `Weights` keeps the memory with the tensors over it, and
-    // `Stack` keeps `Weights` with the programs that they are bound to.
-    let tensor = unsafe {
-        let status = (ort::api().CreateTensorWithDataAsOrtValue)(
-            MemoryInfo::default().ptr(),
-            values.as_ptr().cast_mut().cast(),
-            size_of_val(values),
-            shape.as_ptr(),
-            shape.len(),
-            ort::sys::ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
-            &raw mut value,
-        );
-        ort::Error::result_from_status(status)?;
-        let value = NonNull::new(value).expect("a value comes with success");
-        DynTensor::from_ptr(value, Some(&Allocator::default()))
-    };
-    Ok(tensor)
 }
 
 /// A tensor of whole numbers of 8 bits, or of 4, two of which are packed into a byte.

@@ -14,10 +14,10 @@
 use ort::value::DynTensor;
 
 use super::OnnxEngineError;
+use super::Pass;
 use super::forward::cache_names;
-use super::lent::lent_to_write;
+use crate::onnx::lent::lent_to_write;
 use crate::onnx::llama::Architecture;
-use crate::onnx::program::Program;
 
 /// Tokens that a row has room for at first.
 const FIRST_CAPACITY: usize = 256;
@@ -31,8 +31,8 @@ pub(super) struct Cache {
     /// Keys and values of layer after layer.
     buffers: Vec<Vec<f32>>,
     slots: Vec<Slot>,
-    /// What the program was last given: rows.
-    given: Option<std::ops::Range<usize>>,
+    /// Counts how often the buffers moved.
+    version: u64,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -51,7 +51,7 @@ impl Cache {
             capacity: 0,
             buffers: vec![Vec::new(); 2 * model.layers],
             slots: vec![Slot::default(); slots],
-            given: None,
+            version: 0,
         }
     }
 
@@ -104,11 +104,11 @@ impl Cache {
         (0..).find(|&row| self.at(row).is_none()).expect("rows are not endless")
     }
 
-    /// Gives `program` the rows of distinct `slots` with room for `more` tokens in each, and returns which of its rows
+    /// Gives `pass` the rows of distinct `slots` with room for `more` tokens in each, and returns which of its rows
     /// each slot is.
     pub fn give(
         &mut self,
-        program: &mut Program,
+        pass: &mut Pass,
         slots: &[usize],
         more: usize,
     ) -> Result<Vec<usize>, OnnxEngineError> {
@@ -122,14 +122,15 @@ impl Cache {
         self.reserve(rows.max(slots.len()), needed);
         let first = self.gather(slots);
         let span = first..first + slots.len();
-        if self.given.as_ref() != Some(&span) {
-            self.given = None;
+        let now = Some((self.version, span.clone()));
+        if pass.cache != now {
+            pass.cache = None;
             for index in 0..self.buffers.len() {
                 let (input, output) = &cache_names(index / 2)[index % 2];
-                program.give(input, &self.view(index, &span)?)?;
-                program.place(output, self.view(index, &span)?)?;
+                pass.program.give(input, &self.view(index, &span)?)?;
+                pass.program.place(output, self.view(index, &span)?)?;
             }
-            self.given = Some(span);
+            pass.cache = now;
         }
         Ok(slots.iter().map(|&slot| self.slots[slot].row.expect("just given") - first).collect())
     }
@@ -194,7 +195,7 @@ impl Cache {
         if (rows, capacity) == (self.rows, self.capacity) {
             return;
         }
-        self.given = None;
+        self.version += 1;
         let (old, new) = (self.capacity * self.head_dim, capacity * self.head_dim);
         for buffer in &mut self.buffers {
             // Zeros from the system take no memory until they are written.

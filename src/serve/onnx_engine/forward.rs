@@ -16,7 +16,6 @@
 
 use super::OnnxEngineError;
 use super::lanes::name_of;
-use super::lent::owned;
 use super::linear::{Linear, Source};
 use crate::onnx::checkpoint::{LayerPart, Part};
 use crate::onnx::graph::{Attribute, Dim, F32, Graph, I64, MICROSOFT, Var};
@@ -43,6 +42,7 @@ struct Builder<'a> {
     g: Graph,
     model: &'a Architecture,
     source: &'a Source<'a>,
+    with: With,
     /// Of groups of 1, 2 and 3 projections.
     masks: [Var; 3],
     last: Var,
@@ -54,11 +54,19 @@ struct Builder<'a> {
 
 const INT32: ort::value::TensorElementType = ort::value::TensorElementType::Int32;
 
+/// What a forward pass adds to the base model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum With {
+    Nothing,
+    Adapters,
+}
+
 /// A forward pass over at most `context` positions.
 pub(super) fn program(
     runtime: &Runtime,
     source: &Source<'_>,
     context: usize,
+    with: With,
 ) -> Result<Program, OnnxEngineError> {
     let model = &source.checkpoint.architecture;
     let mut g = Graph::new();
@@ -66,17 +74,14 @@ pub(super) fn program(
     let x = g.input(STREAM, &stream, F32);
     let [cos, sin] = rotary_tables(model, context)?;
     let shape = [context, model.head_dim / 2];
-    let table = |g: &mut Graph, name: &str, values: &ort::value::DynTensor| -> Result<Var, OnnxEngineError> {
-        Ok(g.initializer(name, owned(read(values)?, &shape)?))
-    };
-    let (cos, sin) = (table(&mut g, "cos", &cos)?, table(&mut g, "sin", &sin)?);
+    let (cos, sin) = (g.floats(read(&cos)?, &shape), g.floats(read(&sin)?, &shape));
     let masks = [1, 2, 3].map(|width: usize| {
         g.input(format!("mask.{width}"), &[Dim::Named("B"), Dim::Size(1), lanes(width)], F32)
     });
     let last = g.input(LAST, &[Dim::Named("B")], INT32);
     let total = g.input(TOTAL, &[Dim::Size(1)], INT32);
     let positions = g.input(POSITIONS, &stream[..2], I64);
-    let mut builder = Builder { g, model, source, masks, last, total, positions, cos, sin };
+    let mut builder = Builder { g, model, source, with, masks, last, total, positions, cos, sin };
     let mut outputs = Vec::new();
     let mut h = (x, None);
     for layer in 0..model.layers {
@@ -157,7 +162,7 @@ impl Builder<'_> {
             for part in [LayerPart::QueryBias, LayerPart::KeyBias, LayerPart::ValueBias] {
                 bias.extend(self.source.floats(Part::Layer(layer, part))?);
             }
-            let bias = self.g.initializer(format!("qkv_bias.{layer}"), owned(&bias, &[bias.len()])?);
+            let bias = self.g.floats(&bias, &[bias.len()]);
             qkv = self.g.add(qkv, bias);
         }
         let (queries, keys) = (model.query_width(), model.kv_width());
@@ -219,6 +224,9 @@ impl Builder<'_> {
         let width = GROUPS[group].len();
         let (input, output) = (self.g.shape(x)[2], linear.rows());
         let base = linear.apply(&mut self.g, x, &format!("layer{layer}.{group}"));
+        if self.with == With::Nothing {
+            return base;
+        }
         let down = self.g.input(name_of(layer, group, Factor::A), &[lanes(width), input], F32);
         let up = self.g.input(name_of(layer, group, Factor::B), &[lanes(width), output.into()], F32);
         let inner = self.g.linear(x, down);
@@ -244,6 +252,6 @@ impl Builder<'_> {
 
     fn vector(&mut self, part: Part) -> Result<Var, OnnxEngineError> {
         let values = self.source.floats(part)?;
-        Ok(self.g.initializer(format!("{part:?}"), owned(&values, &[values.len()])?))
+        Ok(self.g.floats(&values, &[values.len()]))
     }
 }

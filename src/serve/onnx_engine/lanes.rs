@@ -12,11 +12,11 @@ use std::time::Instant;
 
 use ort::value::DynTensor;
 
-use super::OnnxEngineError;
-use super::lent::lent;
+use super::{OnnxEngineError, Pass};
+use crate::onnx::lent::lent;
 use crate::onnx::llama::Architecture;
 use crate::onnx::lora::{Factor, GROUPS, Lora, Piece, all_finite};
-use crate::onnx::program::{self, Program};
+use crate::onnx::program;
 
 /// Lanes that there are from the first adapter on. Memory is only taken by those that were written.
 const FEWEST: usize = 64;
@@ -50,8 +50,8 @@ pub(super) struct Lanes {
     banks: Vec<Bank>,
     held: Vec<Held>,
     runs: u64,
-    /// What the program was last given.
-    given: Option<Range<usize>>,
+    /// Counts how often the banks moved.
+    version: u64,
 }
 
 /// Columns in and out of a group, projections together.
@@ -63,15 +63,11 @@ fn widths(model: &Architecture, group: usize) -> (usize, usize) {
 impl Lanes {
     pub fn new(model: Architecture) -> Self {
         let banks = (0..model.layers * GROUPS.len()).map(|_| Bank { a: Vec::new(), b: Vec::new() }).collect();
-        Self { model, capacity: 0, banks, held: Vec::new(), runs: 0, given: None }
+        Self { model, capacity: 0, banks, held: Vec::new(), runs: 0, version: 0 }
     }
 
-    /// Gives `program` the lanes and masks of a run; one adapter for each of its rows.
-    pub fn give(
-        &mut self,
-        program: &mut Program,
-        rows: &[Option<&Arc<Lora>>],
-    ) -> Result<(), OnnxEngineError> {
+    /// Gives `pass` the lanes and masks of a run; one adapter for each of its rows.
+    pub fn give(&mut self, pass: &mut Pass, rows: &[Option<&Arc<Lora>>]) -> Result<(), OnnxEngineError> {
         self.runs += 1;
         let mut lanes: Vec<Option<Range<usize>>> = Vec::new();
         for adapter in rows {
@@ -89,19 +85,20 @@ impl Lanes {
                 }
             }
             let mask = program::floats(&[rows.len(), 1, (end - start) * width], mask)?;
-            program.give(&format!("mask.{width}"), &mask)?;
+            pass.program.give(&format!("mask.{width}"), &mask)?;
         }
-        if self.given != Some(start..end) {
-            self.given = None;
+        let now = Some((self.version, start..end));
+        if pass.lanes != now {
+            pass.lanes = None;
             for layer in 0..self.model.layers {
                 for group in 0..GROUPS.len() {
                     for factor in [Factor::A, Factor::B] {
                         let view = self.view(layer, group, factor, &(start..end))?;
-                        program.give(&name_of(layer, group, factor), &view)?;
+                        pass.program.give(&name_of(layer, group, factor), &view)?;
                     }
                 }
             }
-            self.given = Some(start..end);
+            pass.lanes = now;
         }
         Ok(())
     }
@@ -175,7 +172,7 @@ impl Lanes {
 
     fn grow(&mut self, lanes: usize) {
         self.capacity = lanes.next_power_of_two().max(FEWEST);
-        self.given = None;
+        self.version += 1;
         for (index, bank) in self.banks.iter_mut().enumerate() {
             let group = index % GROUPS.len();
             let (input, output) = widths(&self.model, group);

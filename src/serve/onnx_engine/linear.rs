@@ -2,10 +2,10 @@
 
 use ort::value::DynTensor;
 
-use super::lent::{lent, owned};
 use super::{OnnxEngineError, Precision};
 use crate::onnx::checkpoint::{Blocks, Checkpoint, Held, Part, Prepared};
 use crate::onnx::graph::{Attribute, Dim, F32, Graph, MICROSOFT, Var};
+use crate::onnx::lent::{lent, owned};
 use crate::onnx::program::ProgramError;
 
 /// MLAS rounds activations to 8 bits for each block, and multiplies integers: several times faster than multiplying

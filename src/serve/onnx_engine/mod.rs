@@ -9,12 +9,12 @@
 mod cache;
 mod forward;
 mod lanes;
-mod lent;
 mod linear;
 mod table;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -23,10 +23,12 @@ use ort::value::Tensor;
 use super::engine::{Engine, EngineError, Row};
 pub use crate::onnx::checkpoint::Precision;
 use crate::onnx::checkpoint::{Checkpoint, CheckpointError, Prepared};
+use crate::onnx::heap;
 use crate::onnx::lora::Lora;
 use crate::onnx::program::{self, Program, ProgramError, Runtime};
 use crate::onnx::runtime::Device;
 use cache::Cache;
+use forward::With;
 use lanes::Lanes;
 use linear::Source;
 use table::Table;
@@ -83,10 +85,26 @@ impl From<OnnxEngineError> for EngineError {
 /// Tokens of a prompt that are run at once: the scores of attention, `[heads, tokens, context]`, stay small.
 const CHUNK: usize = 256;
 
+/// A program of the forward pass, and what it was last given: ranges of what may move in memory, with the count of its
+/// moves.
+struct Pass {
+    program: Program,
+    cache: Option<(u64, Range<usize>)>,
+    lanes: Option<(u64, Range<usize>)>,
+}
+
+impl Pass {
+    fn new(program: Program) -> Self {
+        Self { program, cache: None, lanes: None }
+    }
+}
+
 /// A model that decodes on ONNX Runtime.
 pub struct OnnxEngine {
-    // The program goes first: it has tensors over the memory of what follows.
-    program: Program,
+    // The programs go first: they have tensors over the memory of what follows.
+    /// For steps in which nobody has an adapter, where it costs no second copy of the weights.
+    plain: Option<Pass>,
+    adapted: Pass,
     cache: Cache,
     lanes: Lanes,
     table: Table,
@@ -123,8 +141,15 @@ impl OnnxEngine {
         let is_mapped = options.precision == Precision::F32;
         let floats = weights_dir.filter(|_| is_mapped).map(|dir| checkpoint.prepared(dir)).transpose()?;
         let source = Source { checkpoint, floats: floats.as_ref(), precision: options.precision };
+        let is_shared = floats.is_some();
+        let runtime = if is_shared { runtime.clone().packing_once() } else { runtime.clone() };
+        let pass = |with| forward::program(&runtime, &source, options.context, with).map(Pass::new);
+        let plain = is_shared.then(|| pass(With::Nothing)).transpose()?;
+        let adapted = pass(With::Adapters)?;
+        heap::give_back();
         Ok(Self {
-            program: forward::program(runtime, &source, options.context)?,
+            plain,
+            adapted,
             cache: Cache::new(model, options.slots, options.context),
             lanes: Lanes::new(model.clone()),
             table: Table::read(&source)?,
@@ -143,7 +168,11 @@ impl OnnxEngine {
         adapters: &[Option<&Arc<Lora>>],
     ) -> Result<Vec<f32>, OnnxEngineError> {
         let more = tokens.len() / slots.len();
-        let places = self.cache.give(&mut self.program, slots, more)?;
+        let pass = match &mut self.plain {
+            Some(plain) if adapters.iter().all(Option::is_none) => plain,
+            _ => &mut self.adapted,
+        };
+        let places = self.cache.give(pass, slots, more)?;
         let count = slots.len();
         let mut order = vec![0; count];
         for (index, &place) in places.iter().enumerate() {
@@ -156,7 +185,7 @@ impl OnnxEngine {
             }
         }
         let adapters: Vec<_> = order.iter().map(|&index| adapters[index]).collect();
-        self.lanes.give(&mut self.program, &adapters)?;
+        self.lanes.give(pass, &adapters)?;
         let small = |n: usize| i32::try_from(n).expect("contexts are small");
         let last: Vec<i32> =
             order.iter().map(|&index| small(self.cache.length(slots[index]) + more - 1)).collect();
@@ -172,7 +201,7 @@ impl OnnxEngine {
         let longest = Tensor::from_array(([1], vec![longest])).map_err(ProgramError::from)?.upcast();
         let positions = program::integers(&[count, more], positions)?;
         let picked = program::integers(&[count], picked.collect())?;
-        let outputs = self.program.run(&[
+        let outputs = pass.program.run(&[
             (forward::STREAM, &x),
             (forward::LAST, &last),
             (forward::TOTAL, &longest),

@@ -22,7 +22,9 @@ fn checkpoint(name: &str) -> Checkpoint {
 
 fn engine_of(checkpoint: &Checkpoint, slots: usize, precision: Precision) -> OnnxEngine {
     let options = Options { slots, context: 48, precision };
-    OnnxEngine::new(&runtime(), checkpoint, None, options).unwrap()
+    // As where weights are mapped: the file may go once it is.
+    let cache = tempfile::tempdir().unwrap();
+    OnnxEngine::new(&runtime(), checkpoint, Some(cache.path()), options).unwrap()
 }
 
 fn engine(name: &str, slots: usize) -> OnnxEngine {
@@ -268,6 +270,22 @@ fn rewritten(name: &str, mut change: impl FnMut(Part, &mut [f32])) -> (tempfile:
     std::fs::write(dir.path().join("model.safetensors"), file).unwrap();
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
     (dir, checkpoint)
+}
+
+#[test]
+fn weights_of_its_own_decode_as_those_that_are_mapped() {
+    let checkpoint = checkpoint("llama");
+    let options = Options { slots: 1, context: 48, precision: Precision::F32 };
+    let mut own = OnnxEngine::new(&runtime(), &checkpoint, None, options).unwrap();
+    let mut mapped = engine_of(&checkpoint, 1, Precision::F32);
+    assert!(own.plain.is_none() && mapped.plain.is_some(), "one of each kind");
+    let logits = |engine: &mut OnnxEngine| {
+        engine.truncate(0, 0);
+        let mut all = engine.prefill(0, &[3, 40, 17], None).unwrap();
+        all.extend(engine.step(&[row(0, 90, None)]).unwrap());
+        all
+    };
+    assert_eq!(logits(&mut own), logits(&mut mapped));
 }
 
 #[test]

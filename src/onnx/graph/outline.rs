@@ -1,11 +1,8 @@
-//! From a graph to a program of ONNX Runtime: what the outputs need, and nothing else.
+//! From a graph to a program of ONNX Runtime: what the outputs need, in ONNX's terms, and nothing else.
 
 use std::collections::{HashMap, HashSet};
 
-use ort::editor::{Graph as OrtGraph, Model, Node as OrtNode, Opset};
-use ort::memory::Allocator;
-use ort::operator::Attribute as OrtAttribute;
-use ort::value::{Outlet, Shape, SymbolicDimensions, Tensor, ValueType};
+use ort::value::{DynTensor, TensorElementType};
 
 use super::{Attribute, Constant, Dim, Graph, MICROSOFT, Node, Op, Origin, Var};
 use crate::onnx::program::{Program, ProgramError, Runtime};
@@ -13,8 +10,35 @@ use crate::onnx::program::{Program, ProgramError, Runtime};
 /// Begins the names of values that the author of a graph did not name.
 pub(super) const RESERVED: char = '_';
 
-/// ONNX Runtime takes over the memory of initializers from 128 bytes on.
-const MANY: usize = 128;
+/// A part of a graph as ONNX spells it.
+#[derive(Default)]
+pub(super) struct Outline {
+    pub inputs: Vec<Port>,
+    pub outputs: Vec<Port>,
+    /// Name, shape, values.
+    pub constants: Vec<(String, Vec<usize>, Constant)>,
+    /// In topological order.
+    pub nodes: Vec<Line>,
+    pub initializers: Vec<(String, DynTensor)>,
+}
+
+/// An input or output.
+pub(super) struct Port {
+    pub name: String,
+    pub shape: Vec<Dim>,
+    pub kind: TensorElementType,
+}
+
+/// A node.
+pub(super) struct Line {
+    pub name: String,
+    pub op: &'static str,
+    pub domain: &'static str,
+    /// Empty: not given.
+    pub inputs: Vec<String>,
+    pub outputs: Vec<String>,
+    pub attributes: Vec<(&'static str, Attribute)>,
+}
 
 impl Graph {
     /// A program that computes `outputs`. It takes as inputs what they need of the graph's inputs, and of `cut`: values
@@ -29,53 +53,51 @@ impl Graph {
         outputs: &[(&str, Var)],
         cut: &[(&str, Var)],
     ) -> Result<Program, ProgramError> {
+        let outline = self.outline(outputs, cut);
+        let names = |ports: &[Port]| ports.iter().map(|port| port.name.clone()).collect();
+        let (inputs, outputs) = (names(&outline.inputs), names(&outline.outputs));
+        let options = runtime.session_options()?;
+        let session = match runtime.packed() {
+            None => outline.build(&options)?,
+            Some(packed) => outline.read(options.with_prepacked_weights(packed)?)?,
+        };
+        Program::new(session, runtime, inputs, outputs)
+    }
+
+    fn outline(&mut self, outputs: &[(&str, Var)], cut: &[(&str, Var)]) -> Outline {
         let cut: HashMap<Var, &str> = cut.iter().map(|&(name, var)| (var, name)).collect();
         let (nodes, leaves) = self.needed(outputs, &cut);
         let mut names: HashMap<Var, String> =
             outputs.iter().map(|&(name, var)| (var, name.to_owned())).collect();
         assert_eq!(names.len(), outputs.len(), "each output is another value");
 
-        let mut graph = OrtGraph::new()?;
-        let mut inputs = Vec::new();
+        let mut outline = Outline::default();
         for var in leaves {
             let value = &self.values[var.0 as usize];
-            match (&value.origin, cut.get(&var)) {
-                (_, Some(name)) => {
-                    names.insert(var, (*name).to_owned());
-                    inputs.push((*name, var));
-                }
-                (Origin::Input(name), None) => {
-                    names.insert(var, name.clone());
-                    inputs.push((name, var));
-                }
-                (Origin::Constant(constant), None) => {
-                    let name = self.name(var, &names);
-                    add_constant(&mut graph, &name, constant, &value.shape)?;
-                }
-                (Origin::Initializer(name), None) => {
-                    names.insert(var, name.clone());
-                }
+            let name = match (&value.origin, cut.get(&var)) {
+                (_, Some(name)) => (*name).to_owned(),
+                (Origin::Input(name) | Origin::Initializer(name), None) => name.clone(),
+                (Origin::Constant(_), None) => self.name(var, &names),
                 (Origin::Node(_), None) => unreachable!("nodes are not leaves"),
+            };
+            names.insert(var, name.clone());
+            match &value.origin {
+                Origin::Constant(constant) if !cut.contains_key(&var) => {
+                    let shape = value.shape.iter().map(|d| d.size()).collect();
+                    outline.constants.push((name, shape, constant.clone()));
+                }
+                Origin::Initializer(_) if !cut.contains_key(&var) => {
+                    let tensor = self.initializers.remove(&name).expect("one program takes it");
+                    outline.initializers.push((name, tensor));
+                }
+                _ => outline.inputs.push(self.port(&name, var)),
             }
         }
-        graph.set_inputs(inputs.iter().map(|&(name, var)| self.outlet(name, var)))?;
-        graph.set_outputs(outputs.iter().map(|&(name, var)| self.outlet(name, var)))?;
+        outline.outputs = outputs.iter().map(|&(name, var)| self.port(name, var)).collect();
         for index in nodes {
-            self.emit(&mut graph, index, &names, &cut)?;
+            self.spell(index, &names, &cut, &mut outline);
         }
-        let input_names = inputs.iter().map(|&(name, _)| name.to_owned()).collect();
-        let weights: Vec<String> =
-            self.initializers.keys().filter(|n| names.values().any(|m| m == *n)).cloned().collect();
-        for name in weights {
-            let tensor = self.initializers.remove(&name).expect("its name was just read");
-            // Larger ones stay where they are; others the runtime wants to look into when it works out shapes.
-            let is_large = tensor.shape().num_elements() >= MANY;
-            graph.add_initializer(&name, tensor, is_large)?;
-        }
-        let mut model = Model::new([Opset::new("", 21)?, Opset::new(MICROSOFT, 1)?])?;
-        model.set_graph(graph)?;
-        let session = model.into_session(&runtime.session_options()?)?;
-        Program::new(session, runtime, input_names, outputs.iter().map(|&(n, _)| n.to_owned()).collect())
+        outline
     }
 
     /// Nodes that `outputs` need, in order, and the values they start from.
@@ -105,38 +127,17 @@ impl Graph {
         names.get(&var).cloned().unwrap_or_else(|| format!("{RESERVED}{}", var.0))
     }
 
-    fn outlet(&self, name: &str, var: Var) -> Outlet {
-        let value = &self.values[var.0 as usize];
-        let (mut dims, mut symbols) = (Vec::new(), Vec::new());
-        for dim in &value.shape {
-            match dim {
-                Dim::Size(size) => {
-                    dims.push(i64::try_from(*size).expect("sizes are small"));
-                    symbols.push(String::new());
-                }
-                Dim::Named(name) => {
-                    dims.push(-1);
-                    symbols.push((*name).to_owned());
-                }
-            }
-        }
-        Outlet::new(
-            name,
-            ValueType::Tensor {
-                ty: value.kind,
-                shape: Shape::new(dims),
-                dimension_symbols: SymbolicDimensions::new(symbols),
-            },
-        )
+    fn port(&self, name: &str, var: Var) -> Port {
+        Port { name: name.to_owned(), shape: self.shape(var).to_vec(), kind: self.kind(var) }
     }
 
-    fn emit(
+    fn spell(
         &self,
-        graph: &mut OrtGraph,
         index: usize,
         names: &HashMap<Var, String>,
         cut: &HashMap<Var, &str>,
-    ) -> Result<(), ProgramError> {
+        outline: &mut Outline,
+    ) {
         let node = &self.nodes[index];
         let inputs: Vec<String> =
             node.inputs.iter().map(|v| v.map(|v| self.name(v, names)).unwrap_or_default()).collect();
@@ -153,20 +154,10 @@ impl Graph {
                 })
                 .collect();
         if let Op::Prefix { axis, part, of } = node.op {
-            return emit_prefix(graph, index, &inputs[0], &outputs[0], axis, (part, of));
+            return outline.prefix(index, &inputs[0], &outputs[0], axis, (part, of));
         }
-        let (name, domain, attributes) = self.spelled(node);
-        let attributes = attributes
-            .iter()
-            .map(|(name, value)| match value {
-                Attribute::Integer(v) => OrtAttribute::new(name, *v),
-                Attribute::Integers(v) => OrtAttribute::new(name, v.clone()),
-                Attribute::Float(v) => OrtAttribute::new(name, *v),
-                Attribute::Text(v) => OrtAttribute::new(name, (*v).to_owned()),
-            })
-            .collect::<ort::Result<Vec<_>>>()?;
-        let node = OrtNode::new(name, domain, format!("n{index}_{name}"), inputs, outputs, attributes)?;
-        Ok(graph.add_node(node)?)
+        let (op, domain, attributes) = self.spelled(node);
+        outline.nodes.push(Line { name: format!("n{index}_{op}"), op, domain, inputs, outputs, attributes });
     }
 
     /// ONNX's name of an operation, its domain and attributes.
@@ -228,51 +219,24 @@ impl Graph {
     }
 }
 
-/// `Slice` up to extent · part / of.
-fn emit_prefix(
-    graph: &mut OrtGraph,
-    index: usize,
-    from: &str,
-    to: &str,
-    axis: usize,
-    (part, of): (usize, usize),
-) -> Result<(), ProgramError> {
-    let small = |v: usize| i64::try_from(v).expect("ranks and parts are small");
-    let name = |what: &str| format!("{RESERVED}n{index}_{what}");
-    for (what, value) in [("start", 0), ("axis", small(axis)), ("part", small(part)), ("of", small(of))] {
-        add_constant(graph, &name(what), &Constant::Integers(vec![value]), &[Dim::Size(1)])?;
-    }
-    let mut add = |op: &str, inputs: &[String], output: String, attributes: Vec<OrtAttribute>| {
-        let node = OrtNode::new(op, "", format!("n{index}_{op}"), inputs, [output], attributes)?;
-        graph.add_node(node)
-    };
-    let span = vec![OrtAttribute::new("start", small(axis))?, OrtAttribute::new("end", small(axis) + 1)?];
-    add("Shape", &[from.to_owned()], name("extent"), span)?;
-    add("Mul", &[name("extent"), name("part")], name("parts"), Vec::new())?;
-    add("Div", &[name("parts"), name("of")], name("end"), Vec::new())?;
-    add("Slice", &[from.to_owned(), name("start"), name("end"), name("axis")], to.to_owned(), Vec::new())?;
-    Ok(())
-}
-
-fn add_constant(
-    graph: &mut OrtGraph,
-    name: &str,
-    constant: &Constant,
-    shape: &[Dim],
-) -> Result<(), ProgramError> {
-    let shape: Vec<i64> = shape.iter().map(|d| i64::try_from(d.size()).expect("sizes are small")).collect();
-    let allocator = Allocator::default();
-    match constant {
-        Constant::Floats(values) => {
-            let mut tensor = Tensor::<f32>::new(&allocator, shape)?;
-            tensor.extract_tensor_mut().1.copy_from_slice(values);
-            graph.add_initializer(name, tensor, false)?;
+impl Outline {
+    /// `Slice` up to extent · part / of.
+    fn prefix(&mut self, index: usize, from: &str, to: &str, axis: usize, (part, of): (usize, usize)) {
+        let small = |v: usize| i64::try_from(v).expect("ranks and parts are small");
+        let name = |what: &str| format!("{RESERVED}n{index}_{what}");
+        for (what, value) in [("start", 0), ("axis", small(axis)), ("part", small(part)), ("of", small(of))] {
+            self.constants.push((name(what), vec![1], Constant::Integers(vec![value])));
         }
-        Constant::Integers(values) => {
-            let mut tensor = Tensor::<i64>::new(&allocator, shape)?;
-            tensor.extract_tensor_mut().1.copy_from_slice(values);
-            graph.add_initializer(name, tensor, false)?;
-        }
+        let mut add = |op: &'static str, inputs: &[String], output: String, attributes| {
+            let name = format!("n{index}_{op}");
+            let (inputs, outputs) = (inputs.to_vec(), vec![output]);
+            self.nodes.push(Line { name, op, domain: "", inputs, outputs, attributes });
+        };
+        let bound = |v: usize| Attribute::Integer(small(v));
+        let span = vec![("start", bound(axis)), ("end", bound(axis + 1))];
+        add("Shape", &[from.to_owned()], name("extent"), span);
+        add("Mul", &[name("extent"), name("part")], name("parts"), Vec::new());
+        add("Div", &[name("parts"), name("of")], name("end"), Vec::new());
+        add("Slice", &[from.to_owned(), name("start"), name("end"), name("axis")], to.to_owned(), Vec::new());
     }
-    Ok(())
 }

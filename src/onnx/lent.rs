@@ -6,13 +6,14 @@ use ort::AsPointer as _;
 use ort::memory::{Allocator, MemoryInfo};
 use ort::value::{DynTensor, PrimitiveTensorElementType, Tensor};
 
-use crate::onnx::program::ProgramError;
+use super::program::ProgramError;
 
 /// A tensor of `shape` over floats that are only read, and that the caller keeps for as long as a program has the tensor.
+/// (`Tensor::from_array_view` would do, but bindings copy what such a view shows at every call.)
 ///
 /// # Errors
 /// When the runtime refuses the memory.
-pub(super) fn lent(values: &[f32], shape: &[usize]) -> Result<DynTensor, ProgramError> {
+pub(crate) fn lent(values: &[f32], shape: &[usize]) -> Result<DynTensor, ProgramError> {
     over(values.as_ptr().cast_mut(), values.len(), shape)
 }
 
@@ -21,7 +22,7 @@ pub(super) fn lent(values: &[f32], shape: &[usize]) -> Result<DynTensor, Program
 ///
 /// # Errors
 /// When the runtime refuses the memory.
-pub(super) fn lent_to_write(values: &mut [f32], shape: &[usize]) -> Result<DynTensor, ProgramError> {
+pub(crate) fn lent_to_write(values: &mut [f32], shape: &[usize]) -> Result<DynTensor, ProgramError> {
     over(values.as_mut_ptr(), values.len(), shape)
 }
 
@@ -31,9 +32,9 @@ fn over(address: *mut f32, count: usize, shape: &[usize]) -> Result<DynTensor, P
     let shape = extents(shape);
     let mut value = std::ptr::null_mut();
     // SAFETY: address and count are those of a slice of floats. Whoever asks for the tensor keeps the memory with the
-    // program: `OnnxEngine` owns both, drops the program first, and touches what programs write to only between runs.
-    // Caches and adapters lie in vectors whose address stays until they are replaced, and then the program is given new
-    // tensors before it runs again.
+    // programs: `Stack` with `Weights`, which only read; `OnnxEngine`, which drops its programs first, and touches what they
+    // write to only between runs. Its cache and adapters lie in vectors whose address stays until they are replaced, and
+    // then a program is given new tensors before it runs again.
     unsafe {
         let status = (ort::api().CreateTensorWithDataAsOrtValue)(
             MemoryInfo::default().ptr(),
@@ -54,7 +55,7 @@ fn over(address: *mut f32, count: usize, shape: &[usize]) -> Result<DynTensor, P
 ///
 /// # Errors
 /// When memory is short.
-pub(super) fn owned<T>(values: &[T], shape: &[usize]) -> Result<DynTensor, ProgramError>
+pub(crate) fn owned<T>(values: &[T], shape: &[usize]) -> Result<DynTensor, ProgramError>
 where
     T: PrimitiveTensorElementType + Copy + std::fmt::Debug + 'static,
 {
