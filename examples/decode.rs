@@ -125,6 +125,7 @@ fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     let precision = match cli.weights.as_str() {
         "f32" => Precision::F32,
+        "bf16" => Precision::Bf16,
         "q8" => Precision::Q8,
         "q4" => Precision::Q4,
         "stored" => Precision::AsStored,

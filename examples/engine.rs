@@ -259,7 +259,7 @@ fn main() -> anyhow::Result<()> {
         Verb::Logits { common, adapter } => logits(&common, adapter.as_deref())?,
         Verb::Greedy { common, new, weights } => greedy(&common, new, &weights)?,
         Verb::Steps { common, shape, steps, rank, precision, weights, profile, recompute } => {
-            ensure!(precision == "f32", "{precision} is for another time");
+            let weights = if precision == "bf16" { precision } else { weights };
             let keep = if recompute { Keep::Input } else { Keep::Products };
             measure(&common, &shape, (steps, rank), self::precision(&weights)?, profile, keep)?
         }
@@ -427,6 +427,7 @@ fn greedy(common: &Common, new: usize, weights: &str) -> anyhow::Result<serde_js
 fn precision(weights: &str) -> anyhow::Result<Precision> {
     Ok(match weights {
         "f32" => Precision::F32,
+        "bf16" => Precision::Bf16,
         "q8" => Precision::Q8,
         "q4" => Precision::Q4,
         "stored" => Precision::AsStored,

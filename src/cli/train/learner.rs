@@ -33,7 +33,7 @@ pub(super) struct Local {
     engine: Option<OnnxEngine>,
     /// Tokens of a question and its answer, at most.
     context: usize,
-    /// Of the weights, in training and in the gate alike.
+    /// Of the weights in the gate: as in training, but for 32-bit floats where a GPU trains over 16.
     precision: Precision,
     pass_tokens: usize,
     trained: Option<Arc<Lora>>,
@@ -44,8 +44,8 @@ impl Local {
     pub fn open(config: &Config, order: &Order, progress: &dyn Progress) -> anyhow::Result<Self> {
         let opened = onnx::open(&config.onnx, &order.model, order.settings.threads, progress)?;
         tracing::info!("{}", opened.device);
-        let precision = order.settings.lora.quantize.into();
-        let weights = opened.weights(precision)?;
+        let quantize = order.settings.lora.quantize;
+        let weights = opened.weights(opened.precision(quantize))?;
         let options = pass::options(&order.settings.lora);
         let stack = Stack::new(&opened.runtime, weights, Some(options.shape()), Keep::Products)
             .context("the model's graphs")?;
@@ -55,7 +55,7 @@ impl Local {
             opened,
             stack,
             engine: None,
-            precision,
+            precision: quantize.into(),
             pass_tokens: options.pass_tokens,
             trained: None,
         })

@@ -190,7 +190,7 @@ impl Lora {
         let keep = if self.settings.save_memory { Keep::Input } else { Keep::Products };
         let mut stack = Stack::new(
             &opened.runtime,
-            opened.weights(self.settings.quantize.into())?,
+            opened.weights(opened.precision(self.settings.quantize))?,
             Some(options.shape()),
             keep,
         )?;

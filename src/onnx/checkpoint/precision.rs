@@ -1,3 +1,5 @@
+use half::bf16;
+
 use super::{Blocks, Checkpoint, CheckpointError, Part};
 use crate::config::Quantize;
 
@@ -10,6 +12,8 @@ pub enum Precision {
     /// 32-bit floats.
     #[default]
     F32,
+    /// 16-bit floats (bfloat16: the range of 32 bits with 8 significant ones), rounded to the nearest, for matrices.
+    Bf16,
     /// 8 bits, in blocks of 32; what the checkpoint has in blocks of 8 bits or fewer stays as it is.
     Q8,
     /// As [`Precision::Q8`] with 4 bits; the embedding and the output have 8.
@@ -34,6 +38,8 @@ impl From<Quantize> for Precision {
 pub enum Held {
     /// Row-major.
     Floats(Vec<f32>),
+    /// Row-major.
+    Half(Vec<bf16>),
     Blocks(Blocks),
 }
 
@@ -57,7 +63,7 @@ impl Checkpoint {
     pub fn blocks_at(&self, part: Part, precision: Precision) -> Result<Option<Blocks>, CheckpointError> {
         let (rows, columns) = self.stored(part).map(|stored| (stored.rows, stored.columns))?;
         let bits = match precision {
-            Precision::F32 => return Ok(None),
+            Precision::F32 | Precision::Bf16 => return Ok(None),
             Precision::AsStored => None,
             Precision::Q8 => Some(8),
             // The last matrix decides between tokens: 4 bits would change which one comes first.
@@ -82,10 +88,14 @@ impl Checkpoint {
     /// # Errors
     /// When the model has no such part.
     pub fn held(&self, part: Part, precision: Precision) -> Result<Held, CheckpointError> {
-        match self.blocks_at(part, precision)? {
-            Some(blocks) => Ok(Held::Blocks(blocks)),
-            None => Ok(Held::Floats(self.floats(part)?)),
+        if let Some(blocks) = self.blocks_at(part, precision)? {
+            return Ok(Held::Blocks(blocks));
         }
+        let (values, is_matrix) = (self.floats(part)?, self.stored(part)?.rows > 1);
+        if precision == Precision::Bf16 && is_matrix {
+            return Ok(Held::Half(values.into_iter().map(bf16::from_f32).collect()));
+        }
+        Ok(Held::Floats(values))
     }
 }
 

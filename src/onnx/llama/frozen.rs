@@ -1,5 +1,5 @@
-//! Frozen matrices in a graph: given as floats, or in blocks of few bits that the graph makes floats of where they are
-//! used, so that only those of one layer are ever there as floats.
+//! Frozen matrices in a graph: given as floats of 32 or 16 bits, or in blocks of few bits. What the device has no products
+//! of, the graph makes floats of where it is used, so that only the matrices of one layer are ever there as floats.
 
 use ort::value::TensorElementType;
 
@@ -8,8 +8,10 @@ use crate::onnx::graph::{Dim, F32, Graph, Var};
 /// How a frozen matrix `[rows, columns]` is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Storage {
-    /// As floats, one input by the matrix's name.
+    /// As floats, one input by the matrix's name; products are of that type.
     Floats(TensorElementType),
+    /// As floats of another type than 32 bits, for a device that has no products of it.
+    Widened(TensorElementType),
     /// As [`QUANTS`] (signed integers of 4 or 8 bits, zero at 0) and [`SCALES`] `[rows, columns / block]`, and [`OFFSETS`]
     /// shaped alike where the format has minima: `w = scale · q + offset`.
     Blocks { bits: u8, block: usize, offsets: bool },
@@ -28,6 +30,7 @@ pub(super) fn frozen_matrix(
     storage: Storage,
 ) -> Var {
     match inputs(g, name, (rows, columns), storage) {
+        Inputs::Floats(matrix) if matches!(storage, Storage::Widened(_)) => g.cast(matrix, F32),
         Inputs::Floats(matrix) => matrix,
         Inputs::Blocks(blocks) => dequantized(g, &blocks),
     }
@@ -75,7 +78,7 @@ struct Blocks {
 fn inputs(g: &mut Graph, name: &str, (rows, columns): (usize, usize), storage: Storage) -> Inputs {
     let whole = [rows.into(), columns.into()];
     match storage {
-        Storage::Floats(kind) => Inputs::Floats(g.input(name, &whole, kind)),
+        Storage::Floats(kind) | Storage::Widened(kind) => Inputs::Floats(g.input(name, &whole, kind)),
         Storage::Blocks { bits, block, offsets } => {
             let kind = if bits == 4 { TensorElementType::Int4 } else { TensorElementType::Int8 };
             let per_block = [rows.into(), (columns / block).into()];

@@ -1,7 +1,8 @@
 //! A model's frozen weights as tensors, loaded once and given to every program that wants them.
 
+use half::bf16;
 use ort::memory::Allocator;
-use ort::value::{DynTensor, TensorElementType};
+use ort::value::{DynTensor, Tensor, TensorElementType};
 
 use super::Architecture;
 use super::block::{
@@ -13,6 +14,7 @@ use crate::onnx::graph::F32;
 use crate::onnx::lent::lent;
 use crate::onnx::lora::{GROUPS, Projection};
 use crate::onnx::program::{self, Program, ProgramError, Runtime};
+use crate::onnx::runtime::Device;
 
 /// Weights of a model, by the names of the inputs that they are given as.
 pub struct Weights {
@@ -55,6 +57,16 @@ impl Matrix {
 
     fn floats(tensor: DynTensor) -> Self {
         Self { storage: Storage::Floats(F32), tensors: vec![("", tensor)] }
+    }
+
+    /// The processor has no products of 16-bit floats.
+    fn half(device: Device, values: Vec<bf16>, shape: [usize; 2]) -> Result<Self, ProgramError> {
+        let kind = TensorElementType::Bfloat16;
+        let storage = match device {
+            Device::Cpu => Storage::Widened(kind),
+            Device::Cuda(_) => Storage::Floats(kind),
+        };
+        Ok(Self { storage, tensors: vec![("", Tensor::from_array((shape, values))?.upcast())] })
     }
 
     fn blocks(blocks: Blocks) -> Result<Self, ProgramError> {
@@ -130,9 +142,9 @@ impl Weights {
     /// What `read` fails at, or a part of another size than the architecture says.
     ///
     /// # Panics
-    /// When `read` gives a vector in blocks.
+    /// When `read` gives a vector otherwise than as 32-bit floats.
     pub fn held<E: From<ProgramError>>(
-        _runtime: &Runtime,
+        runtime: &Runtime,
         architecture: Architecture,
         mut read: impl FnMut(Part, usize) -> Result<Held, E>,
     ) -> Result<Self, E> {
@@ -140,7 +152,7 @@ impl Weights {
         let mut vector = |part, length: usize| -> Result<DynTensor, E> {
             match read(part, length)? {
                 Held::Floats(values) => Ok(program::floats(&[length], values)?),
-                Held::Blocks(_) => panic!("vectors are floats"),
+                Held::Half(_) | Held::Blocks(_) => panic!("vectors are 32-bit floats"),
             }
         };
         let norm = vector(Part::Norm, model.hidden)?;
@@ -157,6 +169,7 @@ impl Weights {
         let mut matrix = |part, (rows, columns): (usize, usize)| -> Result<Matrix, E> {
             Ok(match read(part, rows * columns)? {
                 Held::Floats(values) => Matrix::floats(program::floats(&[rows, columns], values)?),
+                Held::Half(values) => Matrix::half(runtime.device(), values, [rows, columns])?,
                 Held::Blocks(blocks) if part == Part::Embedding => Matrix::blocks(blocks.widened())?,
                 Held::Blocks(blocks) => Matrix::blocks(blocks)?,
             })
