@@ -259,6 +259,7 @@ fn main() -> anyhow::Result<()> {
         Verb::Logits { common, adapter } => logits(&common, adapter.as_deref())?,
         Verb::Greedy { common, new, weights } => greedy(&common, new, &weights)?,
         Verb::Steps { common, shape, steps, rank, precision, weights, profile, recompute } => {
+            ensure!(matches!(precision.as_str(), "f32" | "bf16"), "there is no precision {precision}");
             let weights = if precision == "bf16" { precision } else { weights };
             let keep = if recompute { Keep::Input } else { Keep::Products };
             measure(&common, &shape, (steps, rank), self::precision(&weights)?, profile, keep)?

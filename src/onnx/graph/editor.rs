@@ -1,16 +1,14 @@
 //! A graph as ONNX Runtime's editor builds it: weights change hands, nothing is copied.
 
 use ort::editor::{Graph, Model, Node, Opset};
-use ort::memory::Allocator;
 use ort::operator::Attribute as OrtAttribute;
 use ort::session::Session;
 use ort::session::builder::SessionBuilder;
-use ort::value::{
-    DynTensor, Outlet, PrimitiveTensorElementType, Shape, SymbolicDimensions, Tensor, ValueType,
-};
+use ort::value::{Outlet, Shape, SymbolicDimensions, ValueType};
 
 use super::outline::{Line, Outline, Port};
 use super::{Attribute, Constant, Dim, MICROSOFT, OPSET};
+use crate::onnx::lent::owned;
 use crate::onnx::program::ProgramError;
 
 /// ONNX Runtime takes over the memory of initializers from 128 bytes on.
@@ -22,8 +20,8 @@ impl Outline {
         let mut graph = Graph::new()?;
         for (name, shape, constant) in &self.constants {
             let tensor = match constant {
-                Constant::Floats(values) => constant_of(values, shape)?,
-                Constant::Integers(values) => constant_of(values, shape)?,
+                Constant::Floats(values) => owned(values, shape)?,
+                Constant::Integers(values) => owned(values, shape)?,
             };
             graph.add_initializer(name, tensor, false)?;
         }
@@ -41,16 +39,6 @@ impl Outline {
         model.set_graph(graph)?;
         Ok(model.into_session(options)?)
     }
-}
-
-fn constant_of<T>(values: &[T], shape: &[usize]) -> Result<DynTensor, ProgramError>
-where
-    T: PrimitiveTensorElementType + Copy + std::fmt::Debug + 'static,
-{
-    let shape: Vec<i64> = shape.iter().map(|&n| i64::try_from(n).expect("sizes are small")).collect();
-    let mut tensor = Tensor::<T>::new(&Allocator::default(), shape)?;
-    tensor.extract_tensor_mut().1.copy_from_slice(values);
-    Ok(tensor.upcast())
 }
 
 fn node(line: Line) -> ort::Result<Node> {

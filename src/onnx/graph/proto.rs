@@ -290,12 +290,13 @@ mod tests {
 
     #[test]
     fn memory_of_the_runtime_itself_is_refused_in_words() {
+        let sharing = runtime().packing_once();
         let mut g = Graph::new();
         let x = g.input("x", &[Dim::Named("N"), 8.into()], F32);
         let matrix = crate::onnx::lent::owned(&[1.0_f32; 128], &[16, 8]).unwrap();
         let matrix = g.initializer("matrix", matrix);
         let y = g.linear(x, matrix);
-        let error = g.program(&runtime().packing_once(), &[("y", y)], &[]).unwrap_err();
+        let error = g.program(&sharing, &[("y", y)], &[]).unwrap_err();
         assert!(error.to_string().contains("owned by the user"), "{error}");
     }
 }

@@ -70,13 +70,9 @@ impl Source<'_> {
         }
         let mut pieces: Vec<Held> = Vec::new();
         for &part in parts {
-            // There are no products of 16-bit floats on the processor.
-            let held = match self.checkpoint.held(part, self.precision)? {
-                Held::Half(values) => Held::Floats(values.into_iter().map(f32::from).collect()),
-                held => held,
-            };
-            match (pieces.last_mut(), held) {
+            match (pieces.last_mut(), self.checkpoint.held(part, self.precision)?) {
                 (Some(Held::Floats(above)), Held::Floats(below)) => above.extend(below),
+                (Some(Held::Half(above)), Held::Half(below)) => above.extend(below),
                 (Some(Held::Blocks(above)), Held::Blocks(below)) if are_alike(above, &below) => {
                     join(above, below);
                 }
@@ -104,7 +100,11 @@ fn join(above: &mut Blocks, below: Blocks) {
 
 fn store(piece: &Held, columns: usize) -> Result<(usize, Stored), ProgramError> {
     match piece {
-        Held::Half(_) => unreachable!("made floats above"),
+        // There are no products of 16-bit floats on the processor.
+        Held::Half(values) => {
+            let floats = values.iter().copied().map(f32::from).collect();
+            store(&Held::Floats(floats), columns)
+        }
         Held::Floats(values) => {
             let rows = values.len() / columns;
             Ok((rows, Stored::Floats(owned(values, &[rows, columns])?)))

@@ -114,7 +114,7 @@ pub struct OnnxEngine {
 }
 
 impl OnnxEngine {
-    /// Builds the program and hands it the weights; takes seconds for a billion parameters. With [`Precision::F32`] and
+    /// Builds the programs and hands them the weights; takes seconds for a billion parameters. With [`Precision::F32`] and
     /// `weights_dir`, weights are read from a file there that is memory to all processes that do so (and made where it is
     /// missing, 4 bytes a parameter).
     ///
@@ -168,8 +168,9 @@ impl OnnxEngine {
         adapters: &[Option<&Arc<Lora>>],
     ) -> Result<Vec<f32>, OnnxEngineError> {
         let more = tokens.len() / slots.len();
+        let is_adapted = self.plain.is_none() || adapters.iter().any(Option::is_some);
         let pass = match &mut self.plain {
-            Some(plain) if adapters.iter().all(Option::is_none) => plain,
+            Some(plain) if !is_adapted => plain,
             _ => &mut self.adapted,
         };
         let places = self.cache.give(pass, slots, more)?;
@@ -184,8 +185,10 @@ impl OnnxEngine {
                 self.table.append(token as usize, &mut x);
             }
         }
-        let adapters: Vec<_> = order.iter().map(|&index| adapters[index]).collect();
-        self.lanes.give(pass, &adapters)?;
+        if is_adapted {
+            let adapters: Vec<_> = order.iter().map(|&index| adapters[index]).collect();
+            self.lanes.give(pass, &adapters)?;
+        }
         let small = |n: usize| i32::try_from(n).expect("contexts are small");
         let last: Vec<i32> =
             order.iter().map(|&index| small(self.cache.length(slots[index]) + more - 1)).collect();
