@@ -17,6 +17,7 @@ use remora::onnx::llama::batch::{Batch, Slot};
 use remora::onnx::llama::block::Keep;
 use remora::onnx::llama::stack::{RowGoal, Stack, Targets};
 use remora::onnx::lora::{Factor, Lora, LoraShape, Projection};
+use remora::onnx::resident::Resident;
 use remora::onnx::{self, Opened, program};
 use remora::serve::engine::{Engine as _, Row};
 use remora::serve::onnx_engine::{self as engine, OnnxEngine, Precision};
@@ -162,7 +163,7 @@ impl File {
     }
 
     /// Batch `index` of those in the file, with the rows that count.
-    fn batch(&self, model: &Architecture, index: usize) -> anyhow::Result<(Batch, Targets)> {
+    fn batch(&self, index: usize) -> anyhow::Result<(Batch, Targets)> {
         let shape = &self.shapes["ids"];
         let (rows, length) = (shape[shape.len() - 2], shape[shape.len() - 1]);
         let of = |name: &str| {
@@ -204,7 +205,7 @@ impl File {
             clip: None,
             off_policy: None,
         };
-        Ok((Batch::new(model, &slots, padded)?, targets))
+        Ok((Batch::new(&slots, padded)?, targets))
     }
 }
 
@@ -273,7 +274,7 @@ fn gradients(common: &Common) -> anyhow::Result<serde_json::Value> {
     let (opened, file) = (common.open()?, common.input()?);
     let model = &opened.checkpoint.architecture;
     let lora = file.lora(model)?;
-    let (batch, targets) = file.batch(model, 0)?;
+    let (batch, targets) = file.batch(0)?;
     let mut stack = Stack::new(
         &opened.runtime,
         opened.weights(Precision::F32)?,
@@ -306,7 +307,8 @@ struct Optimised {
 impl Optimised {
     fn new(opened: &Opened, lora: &Lora) -> anyhow::Result<Self> {
         let length = lora.shape.len(&opened.checkpoint.architecture);
-        let zero = || program::floats(&[length], vec![0.0; length]);
+        let mut resident = Resident::on(&opened.runtime);
+        let mut zero = || resident.put(program::floats(&[length], vec![0.0; length])?);
         let now = tensors(&lora.layers)?
             .into_iter()
             .map(|values| Ok(Moments { values, first: zero()?, second: zero()? }))
@@ -324,12 +326,7 @@ impl Optimised {
     ) -> anyhow::Result<f64> {
         let values: Vec<&DynTensor> = self.now.iter().map(|m| &m.values).collect();
         let found = stack.gradient(batch, &values, std::slice::from_ref(targets), &self.zeros)?;
-        self.now = self
-            .now
-            .iter()
-            .zip(&found.lora)
-            .map(|(m, gradient)| self.optimiser.step(m, gradient, step))
-            .collect::<Result<_, _>>()?;
+        self.now = self.optimiser.step(&self.now, &found.lora, step)?;
         Ok(found.loss)
     }
 }
@@ -349,7 +346,7 @@ fn curve(common: &Common, steps: u64, rate: f64, decay: f64) -> anyhow::Result<s
     let batches = if shape.len() == 3 { shape[0] } else { 1 };
     let mut losses = Vec::new();
     for number in 1..=steps {
-        let (batch, targets) = file.batch(model, (number as usize - 1) % batches)?;
+        let (batch, targets) = file.batch((number as usize - 1) % batches)?;
         let step = Step { number, learning_rate: rate, weight_decay: decay, gradient_scale: 1.0 };
         losses.push(optimised.step(&mut stack, &batch, &targets, step)? as f32);
     }
@@ -367,7 +364,7 @@ fn export(common: &Common) -> anyhow::Result<serde_json::Value> {
 fn logits(common: &Common, adapter: Option<&Path>) -> anyhow::Result<serde_json::Value> {
     let (opened, file) = (common.open()?, common.input()?);
     let model = &opened.checkpoint.architecture;
-    let (batch, _) = file.batch(model, 0)?;
+    let (batch, _) = file.batch(0)?;
     let lora = adapter.map(|directory| peft::read(directory, model)).transpose()?;
     let shape = lora.as_ref().map(|lora| lora.shape.clone());
     let mut stack = Stack::new(&opened.runtime, opened.weights(Precision::F32)?, shape, Keep::Input)?;
@@ -488,7 +485,7 @@ fn measure(
         clip: None,
         off_policy: None,
     };
-    let batch = Batch::new(model, &slots, length)?;
+    let batch = Batch::new(&slots, length)?;
     let mut stack = Stack::new(&opened.runtime, opened.weights(precision)?, Some(lora_shape), keep)?;
     let mut optimised = Optimised::new(&opened, &lora)?;
     let (mut cpu, mut wall, mut losses) = (Vec::new(), Vec::new(), Vec::new());

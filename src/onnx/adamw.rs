@@ -69,28 +69,39 @@ impl AdamW {
         Ok(Self(g.program(runtime, &outputs, &[])?))
     }
 
-    /// Moves a vector against its gradient.
+    /// Moves vectors against their gradients.
     ///
     /// # Errors
     /// When the runtime fails.
-    pub fn step(&mut self, of: &Moments, gradient: &DynTensor, step: Step) -> Result<Moments, ProgramError> {
-        #[expect(clippy::cast_possible_truncation, reason = "computed in 64 bits, used in 32")]
-        let scalar = |v: f64| program::floats(&[1], vec![v as f32]);
+    pub fn step(
+        &mut self,
+        of: &[Moments],
+        gradients: &[DynTensor],
+        step: Step,
+    ) -> Result<Vec<Moments>, ProgramError> {
         #[expect(clippy::cast_precision_loss, reason = "steps are far below 2^52")]
         let t = step.number as f64;
         let correction = |beta: f32| 1.0 / (1.0 - f64::from(beta).powf(t));
-        let [values, first, second] = <[DynTensor; 3]>::try_from(self.0.run(&[
-            ("values", &of.values),
-            ("first", &of.first),
-            ("second", &of.second),
-            ("gradient", gradient),
-            ("rate", &scalar(step.learning_rate)?),
-            ("kept", &scalar(1.0 - step.learning_rate * step.weight_decay)?),
-            ("c1", &scalar(correction(BETA1))?),
-            ("c2", &scalar(correction(BETA2))?),
-            ("scale", &scalar(step.gradient_scale)?),
-        ])?)
-        .expect("it has three outputs");
-        Ok(Moments { values, first, second })
+        for (name, value) in [
+            ("rate", step.learning_rate),
+            ("kept", 1.0 - step.learning_rate * step.weight_decay),
+            ("c1", correction(BETA1)),
+            ("c2", correction(BETA2)),
+            ("scale", step.gradient_scale),
+        ] {
+            #[expect(clippy::cast_possible_truncation, reason = "computed in 64 bits, used in 32")]
+            self.0.give(name, &program::floats(&[1], vec![value as f32])?)?;
+        }
+        let one = |(of, gradient): (&Moments, &DynTensor)| {
+            let outputs = self.0.run(&[
+                ("values", &of.values),
+                ("first", &of.first),
+                ("second", &of.second),
+                ("gradient", gradient),
+            ])?;
+            let [values, first, second] = <[DynTensor; 3]>::try_from(outputs).expect("it has three outputs");
+            Ok(Moments { values, first, second })
+        };
+        of.iter().zip(gradients).map(one).collect()
     }
 }

@@ -17,6 +17,7 @@ pub mod lora;
 mod open;
 pub mod program;
 pub mod provision;
+pub mod resident;
 pub mod runtime;
 #[cfg(test)]
 pub mod testing;

@@ -2,13 +2,14 @@
 //!
 //! In: a session of ONNX Runtime. Out: values on the device, given by name and got back in order.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::path::PathBuf;
 
 use ort::AsPointer as _;
 use ort::environment::Environment;
 use ort::ep;
-use ort::memory::MemoryInfo;
+use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::builder::{GraphOptimizationLevel, PrepackedWeights, SessionBuilder};
 use ort::session::{IoBinding, Session};
 use ort::value::{DynTensor, Tensor};
@@ -72,6 +73,15 @@ impl Runtime {
         self.device
     }
 
+    /// Where programs leave what they compute.
+    fn memory(&self) -> Result<MemoryInfo<'static>, ProgramError> {
+        let (device, number) = match self.device {
+            Device::Cpu => (AllocationDevice::CPU, 0),
+            Device::Cuda(number) => (AllocationDevice::CUDA, number),
+        };
+        Ok(MemoryInfo::new(device, number.into(), AllocatorType::Device, MemoryType::Default)?)
+    }
+
     pub(super) fn packed(&self) -> Option<&PrepackedWeights> {
         self.packed.as_ref()
     }
@@ -126,12 +136,12 @@ pub struct Program {
 impl Program {
     pub(super) fn new(
         session: Session,
-        _runtime: &Runtime,
+        runtime: &Runtime,
         inputs: Vec<String>,
         outputs: Vec<String>,
     ) -> Result<Self, ProgramError> {
         let binding = session.create_binding()?;
-        let memory = session.allocator().memory_info().to_owned();
+        let memory = runtime.memory()?;
         Ok(Self { session, binding, memory, inputs, outputs, placed: HashSet::new() })
     }
 
@@ -211,10 +221,14 @@ pub fn integers(shape: &[usize], values: Vec<i64>) -> Result<DynTensor, ProgramE
     Ok(Tensor::from_array((shape.to_vec(), values))?.upcast())
 }
 
-/// The floats of a tensor in the processor's memory.
+/// The floats of a tensor: copied where it lies in the memory of another device.
 ///
 /// # Errors
-/// When it holds something else or lies elsewhere.
-pub fn read(tensor: &DynTensor) -> Result<&[f32], ProgramError> {
-    Ok(tensor.try_extract_tensor::<f32>()?.1)
+/// When it holds something else.
+pub fn read(tensor: &DynTensor) -> Result<Cow<'_, [f32]>, ProgramError> {
+    if tensor.memory_info().is_cpu_accessible() {
+        return Ok(Cow::Borrowed(tensor.try_extract_tensor()?.1));
+    }
+    let copy = tensor.to(AllocationDevice::CPU, 0)?;
+    Ok(Cow::Owned(copy.try_extract_tensor()?.1.to_vec()))
 }

@@ -38,7 +38,7 @@ pub fn evaluate(
         examples.iter().enumerate().filter(|(_, e)| e.goal == Goal::Tokens && e.counts()).collect();
     let mut found = Evaluation { loss: 0.0, tokens: 0 };
     let mut weight = 0.0;
-    for packed in pack::passes(stack.architecture(), &counted, pass_tokens)? {
+    for packed in pack::passes(&counted, pass_tokens)? {
         let targets = labels(&packed.placed, examples, 1.0);
         weight += targets.weights.iter().map(|w| f64::from(*w)).sum::<f64>();
         found.tokens += targets.rows.len();

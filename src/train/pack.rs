@@ -1,6 +1,5 @@
 //! Examples to batches: several short examples share a row, each seeing only itself.
 
-use crate::onnx::llama::Architecture;
 use crate::onnx::llama::batch::{Batch, Slot};
 use crate::onnx::program::ProgramError;
 
@@ -15,15 +14,11 @@ pub(super) struct Packed {
 
 /// Passes over `examples`, given with indices of the caller's, each of about `pass_tokens` tokens at most.
 pub(super) fn passes(
-    model: &Architecture,
     examples: &[(usize, &Example)],
     pass_tokens: usize,
 ) -> Result<Vec<Packed>, ProgramError> {
     let lengths: Vec<usize> = examples.iter().map(|(_, e)| e.tokens.len()).collect();
-    rows(&lengths, pass_tokens)
-        .into_iter()
-        .map(|(length, rows)| pass(model, examples, length, &rows))
-        .collect()
+    rows(&lengths, pass_tokens).into_iter().map(|(length, rows)| pass(examples, length, &rows)).collect()
 }
 
 /// Rows of indices, each with at most the pass's length in tokens, in passes of at most `pass_tokens` (or one row).
@@ -52,12 +47,7 @@ fn rows(lengths: &[usize], pass_tokens: usize) -> Vec<(usize, Vec<Vec<usize>>)> 
     passes
 }
 
-fn pass(
-    model: &Architecture,
-    examples: &[(usize, &Example)],
-    length: usize,
-    rows: &[Vec<usize>],
-) -> Result<Packed, ProgramError> {
+fn pass(examples: &[(usize, &Example)], length: usize, rows: &[Vec<usize>]) -> Result<Packed, ProgramError> {
     let mut slots = Vec::with_capacity(rows.len() * length);
     let mut placed = Vec::new();
     for (row, indices) in rows.iter().enumerate() {
@@ -69,7 +59,7 @@ fn pass(
         }
         slots.resize((row + 1) * length, Slot::default());
     }
-    Ok(Packed { batch: Batch::new(model, &slots, length)?, placed })
+    Ok(Packed { batch: Batch::new(&slots, length)?, placed })
 }
 
 #[cfg(test)]

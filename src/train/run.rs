@@ -20,6 +20,7 @@ use crate::onnx::llama::heads::Loss;
 use crate::onnx::llama::stack::{RowGoal, Stack, Targets};
 use crate::onnx::lora::Lora;
 use crate::onnx::program::{self, Runtime};
+use crate::onnx::resident::Resident;
 
 /// What to train on.
 pub struct Job<'a> {
@@ -81,6 +82,8 @@ struct Run<'a, 'j> {
     job: &'a Job<'j>,
     optimiser: AdamW,
     now: Vec<Moments>,
+    /// Zeros.
+    no_gradient: Vec<DynTensor>,
     reached: Reached,
     /// The vectors of the best evaluation.
     best: Vec<Vec<f32>>,
@@ -103,14 +106,18 @@ impl<'a, 'j> Run<'a, 'j> {
         let shape = options.shape();
         let length = shape.len(stack.architecture());
         let first = first_adapter(stack.architecture(), &shape, options.seed);
-        let zeros = || program::floats(&[length], vec![0.0; length]);
+        let mut resident = Resident::on(runtime);
+        let mut tensor = |values| resident.put(program::floats(&[length], values)?);
+        let zeros = vec![0.0; length];
         let now = first
             .layers
             .into_iter()
-            .map(|v| {
-                Ok(Moments { values: program::floats(&[length], v)?, first: zeros()?, second: zeros()? })
+            .map(|values| {
+                let (first, second) = (tensor(zeros.clone())?, tensor(zeros.clone())?);
+                Ok(Moments { values: tensor(values)?, first, second })
             })
-            .collect::<Result<_, TrainError>>()?;
+            .collect::<Result<Vec<_>, TrainError>>()?;
+        let no_gradient = now.iter().map(|_| tensor(zeros.clone())).collect::<Result<_, _>>()?;
         let of = |goal: Goal| -> Vec<usize> {
             let counted = job.examples.iter().enumerate().filter(|(_, e)| e.goal == goal && e.counts());
             counted.map(|(i, _)| i).collect()
@@ -134,6 +141,7 @@ impl<'a, 'j> Run<'a, 'j> {
             job,
             optimiser: AdamW::new(length, runtime)?,
             now,
+            no_gradient,
             reached,
             best: Vec::new(),
             order,
@@ -211,13 +219,14 @@ impl<'a, 'j> Run<'a, 'j> {
         let replay_scale = options.replay_weight / sum(Goal::Base).max(f64::MIN_POSITIVE);
 
         let named: Vec<(usize, &Example)> = chosen.iter().map(|&i| (i, &self.job.examples[i])).collect();
-        let mut gradient = self.zeros()?;
+        let mut gradient: Option<Vec<DynTensor>> = None;
         let (mut loss, mut norm, mut tokens, mut cut_tokens) = (0.0, 0.0, 0, 0);
-        for packed in pack::passes(self.stack.architecture(), &named, options.pass_tokens)? {
+        for packed in pack::passes(&named, options.pass_tokens)? {
             let targets = self.targets(&packed, scale, replay_scale)?;
             let values: Vec<&DynTensor> = self.now.iter().map(|m| &m.values).collect();
-            let found = self.stack.gradient(&packed.batch, &values, &targets, &gradient)?;
-            (gradient, norm) = (found.lora, found.norm);
+            let before = gradient.as_ref().unwrap_or(&self.no_gradient);
+            let found = self.stack.gradient(&packed.batch, &values, &targets, before)?;
+            (gradient, norm) = (Some(found.lora), found.norm);
             loss += found.loss;
             cut_tokens += found.losses.iter().map(|losses| losses.cut).sum::<usize>();
             tokens += (packed.batch.rows * packed.batch.length) as u64;
@@ -228,12 +237,8 @@ impl<'a, 'j> Run<'a, 'j> {
         let cut = if options.clip > 0.0 { (options.clip / (norm + 1e-6)).min(1.0) } else { 1.0 };
         let learning_rate = rate(options, number, self.steps);
         let step = Step { number, learning_rate, weight_decay: options.weight_decay, gradient_scale: cut };
-        self.now = self
-            .now
-            .iter()
-            .zip(&gradient)
-            .map(|(moments, gradient)| self.optimiser.step(moments, gradient, step))
-            .collect::<Result<_, _>>()?;
+        let gradient = gradient.expect("a step has a pass");
+        self.now = self.optimiser.step(&self.now, &gradient, step)?;
         self.reached.step = number;
         self.reached.tokens += tokens;
         self.reached.losses.push(loss.to_bits());
@@ -290,7 +295,7 @@ impl<'a, 'j> Run<'a, 'j> {
                 *best = Some(Best { loss: loss.to_bits(), step, worse: 0 });
                 self.best = values
                     .iter()
-                    .map(|v| Ok(program::read(v)?.to_vec()))
+                    .map(|v| Ok(program::read(v)?.into_owned()))
                     .collect::<Result<_, TrainError>>()?;
             }
         }
@@ -317,7 +322,7 @@ impl<'a, 'j> Run<'a, 'j> {
         let layers = if self.best.is_empty() {
             self.now
                 .iter()
-                .map(|m| Ok(program::read(&m.values)?.to_vec()))
+                .map(|m| Ok(program::read(&m.values)?.into_owned()))
                 .collect::<Result<_, TrainError>>()?
         } else {
             std::mem::take(&mut self.best)
@@ -337,11 +342,6 @@ impl<'a, 'j> Run<'a, 'j> {
 
     fn has_held_out(&self) -> bool {
         self.job.held_out.iter().any(|e| e.goal == Goal::Tokens && e.counts())
-    }
-
-    fn zeros(&self) -> Result<Vec<DynTensor>, TrainError> {
-        let length = self.job.options.shape().len(self.stack.architecture());
-        (0..self.now.len()).map(|_| Ok(program::floats(&[length], vec![0.0; length])?)).collect()
     }
 
     #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]

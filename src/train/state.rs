@@ -62,7 +62,7 @@ pub(super) fn save(dir: &Path, reached: &Reached, vectors: &Vectors<'_>) -> Resu
         for (name, tensor) in
             [("values", &moments.values), ("first", &moments.first), ("second", &moments.second)]
         {
-            push(format!("{layer}.{name}"), program::read(tensor)?);
+            push(format!("{layer}.{name}"), &program::read(tensor)?);
         }
     }
     for (layer, best) in vectors.best.iter().enumerate() {

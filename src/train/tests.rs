@@ -210,7 +210,7 @@ fn one_wrong_token_dominates_a_gradient_unless_its_loss_is_bounded() {
     let zeros = of_layers(&trained.lora.layers.iter().map(|v| vec![0.0; v.len()]).collect::<Vec<_>>());
     let mut gradient = |examples: &[Example], clip: Option<f32>| {
         let named: Vec<_> = examples.iter().enumerate().collect();
-        let passes = pack::passes(stack.architecture(), &named, 64).unwrap();
+        let passes = pack::passes(&named, 64).unwrap();
         assert_eq!(passes.len(), 1);
         let targets = Targets { clip, ..evaluate::labels(&passes[0].placed, examples, 1.0) };
         stack.gradient(&passes[0].batch, &vectors, &[targets], &zeros).unwrap()

@@ -101,6 +101,21 @@ impl Graph {
         self.node(Op::Cast, vec![Some(x)], &[(shape, kind)])[0]
     }
 
+    /// Truth values of two values of a type, by ONNX's operation of that name: `Equal`, `Less`, `And`, …
+    pub fn compare(&mut self, operation: &'static str, left: Var, right: Var) -> Var {
+        assert_eq!(self.kind(left), self.kind(right), "{operation} takes two of a type");
+        let truth = (broadcast(self.shape(left), self.shape(right)), TensorElementType::Bool);
+        self.raw(operation, "", &[Some(left), Some(right)], &[truth], Vec::new())[0]
+    }
+
+    /// `then` where the condition holds, `otherwise` elsewhere.
+    pub fn choose(&mut self, condition: Var, then: Var, otherwise: Var) -> Var {
+        let either = broadcast(self.shape(then), self.shape(otherwise));
+        let chosen = (broadcast(self.shape(condition), &either), self.kind(then));
+        let inputs = [condition, then, otherwise].map(Some);
+        self.raw("Where", "", &inputs, &[chosen], Vec::new())[0]
+    }
+
     pub fn matmul(&mut self, left: Var, right: Var) -> Var {
         self.matmul_with(left, right, false, false, 1.0)
     }
@@ -158,7 +173,12 @@ impl Graph {
     pub fn expand_like(&mut self, x: Var, like: Var) -> Var {
         let shape = self.shape(like).to_vec();
         let extents = self.extents(like);
-        self.single(Op::Expand, &[x, extents], shape)
+        self.expand_to(x, extents, &shape)
+    }
+
+    /// Stretches `x` to extents that the program works out when it runs; `shape` says what they will be.
+    pub fn expand_to(&mut self, x: Var, extents: Var, shape: &[Dim]) -> Var {
+        self.single(Op::Expand, &[x, extents], shape.to_vec())
     }
 
     /// The extents of `x` when the program runs: integers `[rank]`.

@@ -2,11 +2,8 @@
 
 use ort::value::DynTensor;
 
-use super::{Architecture, MOST_CHUNKS};
+use super::MOST_CHUNKS;
 use crate::onnx::program::{self, ProgramError};
-
-/// Added to a score that must not count. Finite: the rows of padding would otherwise be NaN.
-const HIDDEN: f32 = -1e9;
 
 /// From this many tokens on, queries are taken in chunks of about this many.
 const CHUNK: usize = 128;
@@ -19,7 +16,9 @@ pub struct Batch {
     pub(super) longest: usize,
     pub(super) ids: DynTensor,
     pub(super) positions: DynTensor,
-    pub(super) mask: DynTensor,
+    pub(super) segments: DynTensor,
+    /// 0, 1, … `[length]`
+    pub(super) places: DynTensor,
 }
 
 /// One token of a row.
@@ -40,25 +39,13 @@ impl Batch {
     ///
     /// # Panics
     /// When `slots` are not whole rows of a padded length.
-    pub fn new(model: &Architecture, slots: &[Slot], length: usize) -> Result<Self, ProgramError> {
+    pub fn new(slots: &[Slot], length: usize) -> Result<Self, ProgramError> {
         let rows = slots.len() / length;
         assert_eq!(slots.len(), rows * length, "rows are whole");
         assert_eq!(length, Self::padded(length), "lengths are padded");
         let integers = |of: fn(&Slot) -> u32| {
             program::integers(&[rows, length], slots.iter().map(|s| i64::from(of(s))).collect())
         };
-        let mut mask = vec![HIDDEN; rows * length * length];
-        for (row, slots) in slots.chunks_exact(length).enumerate() {
-            for (i, query) in slots.iter().enumerate() {
-                let line = &mut mask[(row * length + i) * length..][..length];
-                let first = model.sliding_window.map_or(0, |window| (i + 1).saturating_sub(window));
-                for j in first..=i {
-                    if slots[j].segment == query.segment {
-                        line[j] = 0.0;
-                    }
-                }
-            }
-        }
         // ONNX Runtime refuses tables of fewer positions than a row has tokens, whatever positions these have.
         let longest = slots.iter().map(|s| s.position as usize + 1).max().unwrap_or(1).max(length);
         Ok(Self {
@@ -68,7 +55,8 @@ impl Batch {
             longest,
             ids: integers(|s| s.token)?,
             positions: integers(|s| s.position)?,
-            mask: program::floats(&[rows, 1, 1, length, length], mask)?,
+            segments: integers(|s| s.segment)?,
+            places: program::integers(&[length], (0..).take(length).collect())?,
         })
     }
 

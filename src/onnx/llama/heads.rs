@@ -3,8 +3,6 @@
 //! Only rows that count are looked at; the gradient of the logits has a closed form, so the logits are never stored for the
 //! backward pass; rows may be taken in chunks, each adding its gradient to what the ones before gave.
 
-use ort::value::TensorElementType;
-
 use super::Architecture;
 use super::frozen::{Storage, frozen_matrix, frozen_rows};
 use crate::onnx::graph::{Attribute, Dim, F32, Graph, I64, Var};
@@ -115,17 +113,12 @@ fn weighted(g: &mut Graph, model: &Architecture, x: Var, output: Var, options: H
         weights
     };
     // A loss that is not a number is not above anything, and stays to be noticed.
-    let is_above = (column.to_vec(), TensorElementType::Bool);
-    let above = g.raw("Greater", "", &[Some(losses), Some(clip)], &[is_above], Vec::new())[0];
-    let choose = |g: &mut Graph, then: Var, otherwise: Var| {
-        let shape = (column.to_vec(), F32);
-        g.raw("Where", "", &[Some(above), Some(then), Some(otherwise)], &[shape], Vec::new())[0]
-    };
-    let cut = choose(g, clip, losses);
+    let above = g.compare("Greater", losses, clip);
+    let cut = g.choose(above, clip, losses);
     let products = g.mul(cut, weights);
     let total = g.sum(products, &[0, 1]);
     let zero = g.floats(&[0.0], &[1, 1]);
-    let slopes = choose(g, zero, weights);
+    let slopes = g.choose(above, zero, weights);
     [total, losses, g.mul(dx, slopes)]
 }
 
@@ -165,6 +158,21 @@ pub fn embed(model: &Architecture, storage: Storage, runtime: &Runtime) -> Resul
     let ids = g.input("ids", &["B".into(), "S".into()], I64);
     let h = frozen_rows(&mut g, "embedding", (model.vocabulary, model.hidden), storage, ids);
     g.program(runtime, &[("h", h)], &[])
+}
+
+/// The program of a gradient that nothing has been added to yet: `ids [B, S]` → `dh [B, S, D]`, zeros.
+///
+/// # Errors
+/// When ONNX Runtime refuses the graph.
+pub fn no_gradient(model: &Architecture, runtime: &Runtime) -> Result<Program, ProgramError> {
+    let mut g = Graph::new();
+    let ids = g.input("ids", &["B".into(), "S".into()], I64);
+    let positions = g.extents(ids);
+    let width = g.integers(&[i64::try_from(model.hidden).expect("widths are small")]);
+    let extents = g.concat(&[positions, width], 0, Dim::Size(3));
+    let zero = g.floats(&[0.0], &[1]);
+    let dh = g.expand_to(zero, extents, &["B".into(), "S".into(), model.hidden.into()]);
+    g.program(runtime, &[("dh", dh)], &[])
 }
 
 fn stream(g: &mut Graph, model: &Architecture, name: &str) -> Var {

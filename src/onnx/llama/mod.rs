@@ -8,6 +8,7 @@ pub mod batch;
 pub mod block;
 mod frozen;
 pub mod heads;
+mod mask;
 pub mod stack;
 #[cfg(test)]
 mod tests;

@@ -12,6 +12,7 @@ use super::batch::Batch;
 use super::block::{Block, BlockOptions, Keep};
 use super::frozen::Storage;
 use super::heads::{self, HeadOptions, Loss};
+use super::mask::mask;
 use super::weights::{Layer, Rotary, Weights};
 use crate::onnx::lora::LoraShape;
 use crate::onnx::program::{self, Program, ProgramError, Runtime};
@@ -86,7 +87,9 @@ pub struct Stack {
     /// For each way in which layers are stored.
     blocks: HashMap<(usize, bool), Vec<BlockPrograms>>,
     heads: Vec<(HeadOptions, Program)>,
+    mask: Program,
     embed: Program,
+    no_gradient: Program,
     hidden_rows: Program,
     logits: Program,
 }
@@ -109,6 +112,8 @@ impl Stack {
         keep: Keep,
     ) -> Result<Self, ProgramError> {
         let model = &weights.architecture;
+        let mask = mask(model, runtime)?;
+        let no_gradient = heads::no_gradient(model, runtime)?;
         let mut embed = heads::embed(model, weights.embedding.storage, runtime)?;
         let mut hidden_rows = heads::hidden_rows(model, runtime)?;
         let mut logits = heads::logits(model, weights.output().storage, runtime)?;
@@ -123,7 +128,9 @@ impl Stack {
             rotary: Rotary::default(),
             blocks: HashMap::new(),
             heads: Vec::new(),
+            mask,
             embed,
+            no_gradient,
             hidden_rows,
             logits,
             weights,
@@ -145,8 +152,9 @@ impl Stack {
     /// # Errors
     /// When the runtime fails.
     pub fn forward(&mut self, batch: &Batch, lora: Option<&[&DynTensor]>) -> Result<DynTensor, ProgramError> {
-        let mut h = self.embedded(batch)?;
-        let (programs, weights) = self.prepared(batch, lora.is_some(), false)?;
+        let mut h = one(self.embed.run(&[("ids", &batch.ids)])?);
+        let mask = self.mask(batch)?;
+        let (programs, weights) = self.prepared(batch, &mask, lora.is_some(), false)?;
         for (layer, given) in weights.layers.iter().enumerate() {
             let program = &mut programs[given.kind].forward;
             give_layer(program, given, lora.map(|l| l[layer]))?;
@@ -176,7 +184,7 @@ impl Stack {
     pub fn hidden(&mut self, h: &DynTensor, rows: &[i64]) -> Result<Vec<f32>, ProgramError> {
         let rows = program::integers(&[rows.len()], rows.to_vec())?;
         let x = one(self.hidden_rows.run(&[("h", h), ("rows", &rows)])?);
-        Ok(program::read(&x)?.to_vec())
+        Ok(program::read(&x)?.into_owned())
     }
 
     /// Logits `[rows, V]` of rows of `h`.
@@ -186,7 +194,7 @@ impl Stack {
     pub fn logits(&mut self, h: &DynTensor, rows: &[i64]) -> Result<Vec<f32>, ProgramError> {
         let rows = program::integers(&[rows.len()], rows.to_vec())?;
         let logits = one(self.logits.run(&[("h", h), ("rows", &rows)])?);
-        Ok(program::read(&logits)?.to_vec())
+        Ok(program::read(&logits)?.into_owned())
     }
 
     /// Adds the gradient of `targets` to `before`, a vector for each layer.
@@ -203,9 +211,10 @@ impl Stack {
         targets: &[Targets],
         before: &[DynTensor],
     ) -> Result<Gradient, ProgramError> {
-        let mut h = self.embedded(batch)?;
+        let mut h = one(self.embed.run(&[("ids", &batch.ids)])?);
         let mut kept = Vec::with_capacity(lora.len());
-        let (programs, weights) = self.prepared(batch, true, true)?;
+        let mask = self.mask(batch)?;
+        let (programs, weights) = self.prepared(batch, &mask, true, true)?;
         for (layer, given) in weights.layers.iter().enumerate() {
             let (forward, _) = programs[given.kind].training.as_mut().expect(PREPARED);
             give_layer(forward, given, Some(lora[layer]))?;
@@ -224,7 +233,7 @@ impl Stack {
         let loss = losses.iter().map(|found| found.total).sum();
         drop(h);
 
-        let (programs, weights) = self.prepared(batch, true, true)?;
+        let (programs, weights) = self.prepared(batch, &mask, true, true)?;
         let mut gradients = Vec::with_capacity(lora.len());
         let mut squares = 0.0;
         for (layer, given) in weights.layers.iter().enumerate().rev() {
@@ -248,14 +257,12 @@ impl Stack {
         Ok(Gradient { loss, losses, lora: gradients, norm: squares.sqrt() })
     }
 
-    fn embedded(&mut self, batch: &Batch) -> Result<DynTensor, ProgramError> {
-        Ok(one(self.embed.run(&[("ids", &batch.ids)])?))
+    fn zeros(&mut self, batch: &Batch) -> Result<DynTensor, ProgramError> {
+        Ok(one(self.no_gradient.run(&[("ids", &batch.ids)])?))
     }
 
-    fn zeros(&self, batch: &Batch) -> Result<DynTensor, ProgramError> {
-        let width = self.weights.architecture.hidden;
-        let count = batch.rows * batch.length * width;
-        program::floats(&[batch.rows, batch.length, width], vec![0.0; count])
+    fn mask(&mut self, batch: &Batch) -> Result<DynTensor, ProgramError> {
+        Ok(one(self.mask.run(&[("segments", &batch.segments), ("places", &batch.places)])?))
     }
 
     /// Losses of rows, and `dh` with their gradient added, chunk by chunk.
@@ -308,7 +315,7 @@ impl Stack {
             let outputs = program.run(&[("h", h), ("dh_in", &dh)])?;
             let [total, rows, after] = <[DynTensor; 3]>::try_from(outputs).expect("three outputs");
             found.total += f64::from(program::read(&total)?[0]);
-            found.rows.extend_from_slice(program::read(&rows)?);
+            found.rows.extend_from_slice(&program::read(&rows)?);
             dh = after;
         }
         found.cut = found.rows.iter().filter(|loss| **loss > clip).count();
@@ -335,6 +342,7 @@ impl Stack {
     fn prepared(
         &mut self,
         batch: &Batch,
+        mask: &DynTensor,
         with_adapter: bool,
         training: bool,
     ) -> Result<(&mut [BlockPrograms], &Weights), ProgramError> {
@@ -354,7 +362,7 @@ impl Stack {
             self.blocks.insert(key, programs);
         }
         let all = self.blocks.get_mut(&key).expect("just made");
-        let [cos, sin] = self.rotary.tables(model, batch.longest)?;
+        let [cos, sin] = self.rotary.tables(runtime, model, batch.longest)?;
         for programs in all.iter_mut() {
             if training && programs.training.is_none() {
                 let forward = programs.block.forward(runtime, self.keep)?;
@@ -364,7 +372,7 @@ impl Stack {
             let trained = programs.training.iter_mut().flat_map(|(forward, backward)| [forward, backward]);
             for program in trained.chain([&mut programs.forward]) {
                 for (name, value) in
-                    [("positions", &batch.positions), ("mask", &batch.mask), ("cos", cos), ("sin", sin)]
+                    [("positions", &batch.positions), ("mask", mask), ("cos", cos), ("sin", sin)]
                 {
                     program.give(name, value)?;
                 }

@@ -14,6 +14,7 @@ use crate::onnx::graph::F32;
 use crate::onnx::lent::lent;
 use crate::onnx::lora::{GROUPS, Projection};
 use crate::onnx::program::{self, Program, ProgramError, Runtime};
+use crate::onnx::resident::Resident;
 use crate::onnx::runtime::Device;
 
 /// Weights of a model, by the names of the inputs that they are given as.
@@ -57,6 +58,12 @@ impl Matrix {
 
     fn floats(tensor: DynTensor) -> Self {
         Self { storage: Storage::Floats(F32), tensors: vec![("", tensor)] }
+    }
+
+    /// The same on the device.
+    fn resident(self, resident: &mut Resident<'_>) -> Result<Self, ProgramError> {
+        let put = |(end, tensor)| Ok((end, resident.put(tensor)?));
+        Ok(Self { tensors: self.tensors.into_iter().map(put).collect::<Result<_, ProgramError>>()?, ..self })
     }
 
     /// The processor has no products of 16-bit floats.
@@ -124,7 +131,7 @@ const BIASES: [(LayerPart, Projection); 3] = [
 ];
 
 impl Weights {
-    /// All weights as 32-bit floats in the processor's memory. `read` gives a part's elements, row-major.
+    /// All weights as 32-bit floats in the device's memory. `read` gives a part's elements, row-major.
     ///
     /// # Errors
     /// What `read` fails at, or a part of another size than the architecture says.
@@ -136,7 +143,7 @@ impl Weights {
         Self::held(runtime, architecture, |part, count| Ok(Held::Floats(read(part, count)?)))
     }
 
-    /// Weights in the processor's memory, each matrix as `read` gives it; it is told how many elements the part has.
+    /// Weights in the device's memory, each matrix as `read` gives it; it is told how many elements the part has.
     ///
     /// # Errors
     /// What `read` fails at, or a part of another size than the architecture says.
@@ -149,9 +156,10 @@ impl Weights {
         mut read: impl FnMut(Part, usize) -> Result<Held, E>,
     ) -> Result<Self, E> {
         let model = &architecture;
+        let mut resident = Resident::on(runtime);
         let mut vector = |part, length: usize| -> Result<DynTensor, E> {
             match read(part, length)? {
-                Held::Floats(values) => Ok(program::floats(&[length], values)?),
+                Held::Floats(values) => Ok(resident.put(program::floats(&[length], values)?)?),
                 Held::Half(_) | Held::Blocks(_) => panic!("vectors are 32-bit floats"),
             }
         };
@@ -167,12 +175,13 @@ impl Weights {
             .collect::<Result<Vec<Vec<_>>, E>>()?;
 
         let mut matrix = |part, (rows, columns): (usize, usize)| -> Result<Matrix, E> {
-            Ok(match read(part, rows * columns)? {
+            let matrix = match read(part, rows * columns)? {
                 Held::Floats(values) => Matrix::floats(program::floats(&[rows, columns], values)?),
                 Held::Half(values) => Matrix::half(runtime.device(), values, [rows, columns])?,
                 Held::Blocks(blocks) if part == Part::Embedding => Matrix::blocks(blocks.widened())?,
                 Held::Blocks(blocks) => Matrix::blocks(blocks)?,
-            })
+            };
+            Ok(matrix.resident(&mut resident)?)
         };
         let table = (model.vocabulary, model.hidden);
         let embedding = matrix(Part::Embedding, table)?;
@@ -198,16 +207,19 @@ impl Weights {
         Ok(Self { architecture, embedding, output, norm, layers, kinds, _memory: None })
     }
 
-    /// All weights as the 32-bit floats of a prepared file, where they lie: processes that do so share the memory.
+    /// All weights as the 32-bit floats of a prepared file: on the processor where they lie, so that processes share the
+    /// memory, else copied to the device.
     ///
     /// # Errors
-    /// When the runtime refuses memory that is not its own.
+    /// When the runtime refuses memory that is not its own, or the device's is full.
     pub fn mapped(
-        _runtime: &Runtime,
+        runtime: &Runtime,
         architecture: Architecture,
         memory: Prepared,
     ) -> Result<Self, ProgramError> {
         let model = &architecture;
+        let mut resident = Resident::on(runtime);
+        let mut lent = |values: &[f32], shape: &[usize]| resident.put(lent(values, shape)?);
         let table = [model.vocabulary, model.hidden];
         let (queries, keys) = (model.query_width(), model.kv_width());
         let embedding = Matrix::floats(lent(memory.embedding(), &table)?);
@@ -253,7 +265,8 @@ impl Weights {
         };
         let layers = (0..model.layers).map(layer).collect::<Result<_, _>>()?;
         let kinds = vec![[Storage::Floats(F32); MATRICES.len()]];
-        Ok(Self { architecture, embedding, output, norm, layers, kinds, _memory: Some(memory) })
+        let memory = (runtime.device() == Device::Cpu).then_some(memory);
+        Ok(Self { architecture, embedding, output, norm, layers, kinds, _memory: memory })
     }
 
     /// `[V, D]`
@@ -269,17 +282,13 @@ impl Weights {
 }
 
 /// Cosines and sines of rotary positions, `[positions, head_dim / 2]` each.
-///
-/// # Errors
-/// When memory is short.
-pub fn rotary_tables(model: &Architecture, positions: usize) -> Result<[DynTensor; 2], ProgramError> {
+#[must_use]
+pub fn rotary_tables(model: &Architecture, positions: usize) -> [Vec<f32>; 2] {
     #[expect(clippy::cast_precision_loss, reason = "positions are far below 2^52")]
     let angles: Vec<f64> =
         (0..positions).flat_map(|p| model.rotary_frequencies.iter().map(move |f| p as f64 * f)).collect();
-    let shape = [positions, model.head_dim / 2];
     #[expect(clippy::cast_possible_truncation, reason = "computed in 64 bits, used in 32")]
-    let table = |f: fn(f64) -> f64| program::floats(&shape, angles.iter().map(|&a| f(a) as f32).collect());
-    Ok([table(f64::cos)?, table(f64::sin)?])
+    [f64::cos, f64::sin].map(|f| angles.iter().map(|&angle| f(angle) as f32).collect())
 }
 
 /// Rotary tables that grow with the longest sequence seen.
@@ -290,15 +299,18 @@ impl Rotary {
     /// Cosines and sines for at least `positions` positions.
     pub fn tables(
         &mut self,
+        runtime: &Runtime,
         model: &Architecture,
         positions: usize,
     ) -> Result<&[DynTensor; 2], ProgramError> {
-        let enough = self.0.take_if(|(most, _)| *most >= positions);
-        let (most, tables) = match enough {
-            Some(tables) => tables,
-            None => (positions.next_power_of_two(), rotary_tables(model, positions.next_power_of_two())?),
-        };
-        Ok(&self.0.insert((most, tables)).1)
+        if self.0.as_ref().is_none_or(|(most, _)| *most < positions) {
+            let most = positions.next_power_of_two();
+            let mut resident = Resident::on(runtime);
+            let [cos, sin] = rotary_tables(model, most)
+                .map(|table| resident.put(program::floats(&[most, model.head_dim / 2], table)?));
+            self.0 = Some((most, [cos?, sin?]));
+        }
+        Ok(&self.0.as_ref().expect("just made").1)
     }
 }
 

@@ -220,7 +220,7 @@ fn a_value_used_twice_gets_both_gradients_and_an_unneeded_input_is_not_asked_for
     let mut program = g.program(&runtime(), &[("slope", slope)], &[]).unwrap();
     assert_eq!(program.inputs(), ["x"]);
     let out = program.run(&[("x", &program::floats(&[1], vec![2.0]).unwrap())]).unwrap();
-    assert_eq!(program::read(&out[0]).unwrap(), [12.0]);
+    assert_eq!(*program::read(&out[0]).unwrap(), [12.0]);
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn a_cut_value_is_taken_in_instead_of_being_computed() {
     let mut program = g.program(&runtime(), &[("z", z)], &[("kept", y)]).unwrap();
     assert_eq!(program.inputs(), ["kept"]);
     let out = program.run(&[("kept", &program::floats(&[1], vec![3.0]).unwrap())]).unwrap();
-    assert_eq!(program::read(&out[0]).unwrap(), [9.0]);
+    assert_eq!(*program::read(&out[0]).unwrap(), [9.0]);
 }
 
 #[test]

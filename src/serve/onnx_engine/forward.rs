@@ -22,7 +22,7 @@ use crate::onnx::graph::{Attribute, Dim, F32, Graph, I64, MICROSOFT, Var};
 use crate::onnx::llama::Architecture;
 use crate::onnx::llama::weights::rotary_tables;
 use crate::onnx::lora::{Factor, GROUPS};
-use crate::onnx::program::{Program, Runtime, read};
+use crate::onnx::program::{Program, Runtime};
 
 /// Names of inputs and outputs; those of a layer have its number after them.
 pub(super) const STREAM: &str = "x";
@@ -72,9 +72,8 @@ pub(super) fn program(
     let mut g = Graph::new();
     let stream = [Dim::Named("B"), Dim::Named("S"), model.hidden.into()];
     let x = g.input(STREAM, &stream, F32);
-    let [cos, sin] = rotary_tables(model, context)?;
-    let shape = [context, model.head_dim / 2];
-    let (cos, sin) = (g.floats(read(&cos)?, &shape), g.floats(read(&sin)?, &shape));
+    let [cos, sin] =
+        rotary_tables(model, context).map(|table| g.floats(&table, &[context, model.head_dim / 2]));
     let masks = [1, 2, 3].map(|width: usize| {
         g.input(format!("mask.{width}"), &[Dim::Named("B"), Dim::Size(1), lanes(width)], F32)
     });

@@ -211,7 +211,7 @@ impl OnnxEngine {
             (forward::POSITIONS, &positions),
             (forward::PICKED, &picked),
         ])?;
-        let logits = program::read(&outputs[0])?.to_vec();
+        let logits = program::read(&outputs[0])?.into_owned();
         for &slot in slots {
             self.cache.extend(slot, more);
         }

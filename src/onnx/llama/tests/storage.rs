@@ -47,7 +47,7 @@ fn agree(name: &str, models: [Weights; 2], keep: Keep) {
     let zeros = tensors(&vec![vec![0.0; length]; model.layers]);
     let [found, expected] = models.map(|weights| {
         let mut stack = Stack::new(&runtime(), weights, Some(shape()), keep).unwrap();
-        let (batch, labels) = batch(&golden, &model, "packed.");
+        let (batch, labels) = batch(&golden, "packed.");
         let rows = labels.rows.clone();
         let hidden = Noise::new(8).uniform(-1.0, 1.0, rows.len() * model.hidden);
         let loss = Loss::JensenShannon { beta: 0.5 };
