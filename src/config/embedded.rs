@@ -25,6 +25,7 @@ impl Config {
         for upstream in upstreams.into_iter().chain(resolved.routes.iter_mut().map(|r| &mut r.upstream)) {
             if upstream.url == EMBEDDED {
                 upstream.url.clone_from(&url);
+                upstream.embedded = true;
             }
         }
         resolved

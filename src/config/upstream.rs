@@ -27,6 +27,9 @@ pub struct Upstream {
     /// PEM file of its private key.
     pub client_key: Option<PathBuf>,
     pub proxy: UpstreamProxy,
+    /// The URL is that of the [embedded](EMBEDDED) server: set by [`with_embedded_at`](crate::Config::with_embedded_at).
+    #[serde(skip)]
+    pub embedded: bool,
 }
 
 /// In place of a URL: the model of `serve`, which then answers in the process that proxies.
@@ -65,6 +68,7 @@ impl Default for Upstream {
             client_certificate: None,
             client_key: None,
             proxy: UpstreamProxy::Environment,
+            embedded: false,
         }
     }
 }

@@ -18,6 +18,18 @@ impl Default for Scope {
 }
 
 impl Scope {
+    /// The scope that a request's headers tell; `header` gives the text of the one of a name.
+    #[must_use]
+    pub fn of_headers<'a>(header: impl Fn(&str) -> Option<&'a str>) -> Self {
+        let told = |name: &str| header(name).map(str::trim).filter(|value| !value.is_empty()).map(str::to_owned);
+        let Self { tenant, app, user } = Self::default();
+        Self {
+            tenant: told("x-remora-tenant").unwrap_or(tenant),
+            app: told("x-remora-app").unwrap_or(app),
+            user: told("x-remora-user").or_else(|| told("helicone-user-id")).unwrap_or(user),
+        }
+    }
+
     /// The scope that lessons are kept for: the same, without the user.
     #[must_use]
     pub fn of_app(&self) -> Self {

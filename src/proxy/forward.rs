@@ -99,7 +99,6 @@ impl Forwarder {
         let mut flight = self.begin(&parts, line.number, upstream.unwrap_or(otherwise.upstream).url());
         // A body that decides on the upstream is asked for here.
         let expectation = upstream.and_then(|_| Expectation::of(&parts, &body));
-        remove_remora_headers(&mut parts.headers);
         remove_hop_headers(&mut parts.headers, switch.is_some());
         if expectation.is_none() {
             remove_expect(&mut parts.headers);
@@ -121,6 +120,9 @@ impl Forwarder {
                 upstream
             }
         };
+        if !upstream.is_embedded() {
+            remove_remora_headers(&mut parts.headers);
+        }
         match upstream.send(Request::from_parts(parts, body)).await {
             Ok(response) if switched(&response) => {
                 self.switch(response, switch, flight, in_flight, &line.tunnels).await

@@ -71,21 +71,7 @@ pub(super) fn remove_remora_headers(headers: &mut HeaderMap) {
 
 /// Whose traffic it is, as far as the headers tell.
 pub(super) fn scope_of(headers: &HeaderMap) -> Scope {
-    let mut scope = Scope::default();
-    let named = |name: &str, field: &mut String| {
-        if let Some(value) = headers.get(name).and_then(|v| v.to_str().ok())
-            && !value.trim().is_empty()
-        {
-            value.trim().clone_into(field);
-        }
-    };
-    named("x-remora-tenant", &mut scope.tenant);
-    named("x-remora-app", &mut scope.app);
-    named("x-remora-user", &mut scope.user);
-    if scope.user.is_empty() {
-        named("helicone-user-id", &mut scope.user);
-    }
-    scope
+    Scope::of_headers(|name| headers.get(name)?.to_str().ok())
 }
 
 #[cfg(test)]

@@ -46,10 +46,10 @@ pub fn open(config: &Config, progress: &dyn Progress) -> Result<Model, OpenError
     let opened = onnx::open(&onnx, &config.serve.model, config.serve.threads, progress)?;
     tracing::info!(model = config.serve.model, "a model is opened, computing on the processor, {why}");
     let active = active(&Registry::open(&DataDir::new(config.data_dir())), &opened.checkpoint)?;
-    Ok(Model { active, ..over(&opened, &config.serve)? })
+    Ok(Model { active, aliases: Some(config.adapters.clone()), ..over(&opened, &config.serve)? })
 }
 
-/// A server's model over one that is open already, without adapters.
+/// A server's model over one that is open already, without adapters and aliases.
 ///
 /// # Errors
 /// When the engine cannot be made of it.
@@ -72,6 +72,7 @@ pub fn over(opened: &Opened, serve: &config::Serve) -> Result<Model, OpenError> 
         architecture: Some(architecture.clone()),
         load: Some(loader(architecture.clone())),
         active: BTreeMap::new(),
+        aliases: None,
     })
 }
 

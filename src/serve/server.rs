@@ -37,6 +37,9 @@ pub struct Model {
     /// Aliases with the directories of what they stand for; none: the base model. Where the configuration names an adapter
     /// likewise, that one is served.
     pub active: BTreeMap<String, Option<PathBuf>>,
+    /// How scopes come by their aliases: the alias of the scope that a request's headers tell means the base model until it
+    /// is given to an adapter. None: only names that are known are served.
+    pub aliases: Option<config::Adapters>,
 }
 
 /// Where clients come in.
@@ -87,7 +90,7 @@ impl Server {
     /// When an adapter cannot be read, or there is no thread.
     pub async fn behind(door: Door, config: &config::Serve, model: Model) -> Result<Self, ServeError> {
         let Door { listener, local, open } = door;
-        let Model { engine, text, names, root, architecture, load, active } = model;
+        let Model { engine, text, names, root, architecture, load, active, aliases } = model;
         if names.is_empty() {
             return Err(ServeError::Nameless);
         }
@@ -105,6 +108,7 @@ impl Server {
             grammars: Grammars::new(text.clone()),
             text,
             context,
+            aliases,
             load,
             key: config.api_key.as_ref().map(|key| key.reveal().to_owned()),
             local,

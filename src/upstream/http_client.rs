@@ -63,6 +63,7 @@ pub struct HttpUpstream<B: Body + 'static> {
     /// Put before the client's path; without a slash at its end.
     prefix: Arc<str>,
     response_timeout: Duration,
+    embedded: bool,
 }
 
 /// How often the other side of an HTTP/2 connection in use is asked whether it is there, and how long it may take.
@@ -107,6 +108,7 @@ impl<B: Body + 'static> Clone for HttpUpstream<B> {
             credentials: self.credentials.clone(),
             prefix: self.prefix.clone(),
             response_timeout: self.response_timeout,
+            embedded: self.embedded,
         }
     }
 }
@@ -181,6 +183,7 @@ where
             credentials,
             prefix: uri.path().trim_end_matches('/').into(),
             response_timeout: config.response_timeout.0,
+            embedded: config.embedded,
         })
     }
 
@@ -188,6 +191,12 @@ where
     #[must_use]
     pub fn url(&self) -> &Arc<str> {
         &self.url
+    }
+
+    /// Whether Remora itself answers there, and headers addressed to it are for it.
+    #[must_use]
+    pub fn is_embedded(&self) -> bool {
+        self.embedded
     }
 
     /// Sends a request and waits for the head of its response. The URI needs path and query only; `Host` is replaced

@@ -302,6 +302,7 @@ async fn the_embedded_server_is_swapped_back_and_forth_without_a_failed_request(
         architecture: None,
         load: Some(Arc::new(load)),
         active: std::collections::BTreeMap::new(),
+        aliases: None,
     };
     let settings = remora::config::Serve { listen: "127.0.0.1:0".into(), queue: 64, ..Default::default() };
     let server = Serving::start(&settings, model).await.expect("it starts");

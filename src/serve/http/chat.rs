@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
-use http::Request;
+use http::{HeaderMap, Request};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -28,6 +28,7 @@ struct Chat {
 
 pub(super) async fn complete(
     State(desk): State<Arc<Desk>>,
+    headers: HeaderMap,
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
     let object = read::object(request).await?;
@@ -59,7 +60,7 @@ pub(super) async fn complete(
         let prompt = text.render(&messages, &tools, generation_prompt).map_err(failed)?;
         Ok(vec![text.encode(&prompt).map_err(failed)?])
     });
-    desk.answer(Wanted { shape: Shape::Chat, asked, prompts, logprobs, usual_limit: None, param: "messages" })
+    desk.answer(&headers, Wanted { shape: Shape::Chat, asked, prompts, logprobs, usual_limit: None, param: "messages" })
         .await
 }
 

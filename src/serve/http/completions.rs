@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
-use http::Request;
+use http::{HeaderMap, Request};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -42,6 +42,7 @@ const USUAL_LIMIT: usize = 16;
 
 pub(super) async fn complete(
     State(desk): State<Arc<Desk>>,
+    headers: HeaderMap,
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
     let object = read::object(request).await?;
@@ -82,5 +83,5 @@ pub(super) async fn complete(
     });
     let usual_limit = Some(USUAL_LIMIT);
     let logprobs = completion.logprobs;
-    desk.answer(Wanted { shape: Shape::Text, asked, prompts, logprobs, usual_limit, param: "prompt" }).await
+    desk.answer(&headers, Wanted { shape: Shape::Text, asked, prompts, logprobs, usual_limit, param: "prompt" }).await
 }

@@ -2,12 +2,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use axum::response::{IntoResponse, Response};
+use http::HeaderMap;
 use tokio::sync::Semaphore;
 
 use super::ask::{Asked, fits};
 use super::error::ApiError;
 use super::frame::{Frame, Shape, Tell};
 use super::{plain, stream};
+use crate::config;
+use crate::model::Scope;
 use crate::onnx::lora::Lora;
 use crate::serve::grammar::Grammars;
 use crate::serve::names::{Meaning, Names};
@@ -26,6 +29,8 @@ pub(in crate::serve) struct Desk {
     pub text: Arc<dyn Text>,
     pub grammars: Grammars,
     pub context: usize,
+    /// How scopes come by their aliases; none: they have none here.
+    pub aliases: Option<config::Adapters>,
     /// None: adapters cannot be loaded over HTTP.
     pub load: Option<LoadAdapter>,
     /// What `/v1` asks for as a bearer token.
@@ -53,13 +58,18 @@ pub(super) type Prompts = Box<dyn FnOnce(&dyn Text) -> Result<Vec<Vec<u32>>, Api
 
 impl Desk {
     /// Answers a request that wants text.
-    pub(super) async fn answer(self: Arc<Self>, wanted: Wanted) -> Result<Response, ApiError> {
+    pub(super) async fn answer(
+        self: Arc<Self>,
+        headers: &HeaderMap,
+        wanted: Wanted,
+    ) -> Result<Response, ApiError> {
         let name = wanted.asked.model.clone().ok_or_else(|| {
             ApiError::param("model", "you must provide a model parameter").code("missing_required_parameter")
         })?;
         let adapter = match self.names.meaning(&name) {
             Some(Meaning::Base) => None,
             Some(Meaning::Adapter(adapter)) => Some(adapter.lora.clone()),
+            None if self.is_alias_of(headers, &name) => None,
             None => return Err(ApiError::no_such_model(&name)),
         };
         let (shape, logprobs) = (wanted.shape, wanted.logprobs);
@@ -80,6 +90,13 @@ impl Desk {
         } else {
             Ok(plain::respond(&frame, answer, first).await?.into_response())
         }
+    }
+
+    /// Whether a name is the alias of the scope that the headers tell: apps use theirs before anything was learned.
+    fn is_alias_of(&self, headers: &HeaderMap, name: &str) -> bool {
+        let Some(aliases) = &self.aliases else { return false };
+        let scope = Scope::of_headers(|header| headers.get(header)?.to_str().ok());
+        aliases.alias_of(&scope.tenant, &scope.app) == name
     }
 
     /// Renders, tokenizes, compiles: on a blocking thread.

@@ -134,6 +134,24 @@ async fn adapters_reach_the_embedded_model_while_it_answers_and_are_there_after_
 }
 
 #[tokio::test]
+async fn an_app_that_is_new_uses_its_alias_at_once_and_nobody_elses() {
+    let sidecar = Sidecar::again(tempfile::tempdir().expect("a directory"), EMBEDDED, settings).await;
+    let base = says(&sidecar.proxy, "qwen3").await;
+    for (app, alias, status) in
+        [("desk", "acme-desk", 200), ("desk", "acme-shop", 404), ("shop", "acme-shop", 200)]
+    {
+        let mut client = Connection::open(&sidecar.proxy).await;
+        let scope = format!("x-remora-tenant: acme\r\nx-remora-app: {app}\r\n");
+        client.post("/v1/completions", &scope, &question(alias, 16)).await;
+        let answer = client.answer().await;
+        assert_eq!(answer.status, status, "{app} {alias}");
+        if status == 200 {
+            assert_eq!(value(&answer)["choices"][0]["logprobs"]["tokens"], base);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_model_that_cannot_be_opened_costs_the_requests_that_are_meant_for_it_only() {
     let upstream = Upstream::always(plain("200 OK", "", b"hosted")).await;
     let mut embedded = Route { model: Some("tiny".into()), ..Route::default() };

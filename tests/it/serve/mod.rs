@@ -49,6 +49,7 @@ fn model(engine: Scripted) -> Model {
         architecture: None,
         load: Some(Arc::new(load)),
         active: std::collections::BTreeMap::new(),
+        aliases: None,
     }
 }
 
