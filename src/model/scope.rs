@@ -21,7 +21,8 @@ impl Scope {
     /// The scope that a request's headers tell; `header` gives the text of the one of a name.
     #[must_use]
     pub fn of_headers<'a>(header: impl Fn(&str) -> Option<&'a str>) -> Self {
-        let told = |name: &str| header(name).map(str::trim).filter(|value| !value.is_empty()).map(str::to_owned);
+        let told =
+            |name: &str| header(name).map(str::trim).filter(|value| !value.is_empty()).map(str::to_owned);
         let Self { tenant, app, user } = Self::default();
         Self {
             tenant: told("x-remora-tenant").unwrap_or(tenant),

@@ -6,7 +6,7 @@
 //! ```text
 //! HTTP ──▶ http: read, check, render the prompt ──▶ scheduler: queue ▸ slots ▸ prompt chunk ▸ step ──▶ engine
 //!            ▲                                          │ each token: sampling (under a grammar) ▸ voice
-//!            └────────── events, one channel a request ─┘
+//!            └── calls ◀── events, one channel a request ─┘
 //! names: which name means the base, which an adapter; replaced whole, read once a request
 //! ```
 //!
@@ -14,6 +14,7 @@
 //! nothing that one client does, or fails to do, makes another one wait for it beyond its turn; what waits is bounded;
 //! a text is the same however its tokens were cut and however many requests ran beside it.
 
+mod calls;
 pub mod engine;
 mod error;
 mod files;

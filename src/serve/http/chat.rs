@@ -14,6 +14,7 @@ use super::desk::{Desk, Wanted};
 use super::error::ApiError;
 use super::frame::Shape;
 use super::read;
+use super::tools::Tools;
 use crate::serve::text::Text;
 
 #[derive(Debug, Deserialize)]
@@ -23,6 +24,7 @@ struct Chat {
     top_logprobs: Option<usize>,
     tools: Option<Vec<Value>>,
     tool_choice: Option<Value>,
+    parallel_tool_calls: Option<bool>,
     add_generation_prompt: Option<bool>,
 }
 
@@ -43,7 +45,8 @@ pub(super) async fn complete(
         (false, _) => None,
     };
     within("top_logprobs", logprobs.unwrap_or(0) as f64, 0.0, 20.0)?;
-    let tools = tools(chat.tools, chat.tool_choice.as_ref())?;
+    let Tools { shown, callable, required } =
+        Tools::of(chat.tools, chat.tool_choice.as_ref(), chat.parallel_tool_calls)?;
     let messages = read::required(chat.messages, "messages")?;
     if messages.is_empty() {
         return Err(ApiError::param("messages", "Invalid 'messages': at least one is needed."));
@@ -57,27 +60,20 @@ pub(super) async fn complete(
                 format!("The model's chat template does not take these messages: {error}"),
             )
         };
-        let prompt = text.render(&messages, &tools, generation_prompt).map_err(failed)?;
+        let prompt = text.render(&messages, &shown, generation_prompt).map_err(failed)?;
         Ok(vec![text.encode(&prompt).map_err(failed)?])
     });
-    desk.answer(&headers, Wanted { shape: Shape::Chat, asked, prompts, logprobs, usual_limit: None, param: "messages" })
-        .await
-}
-
-/// The tools that the template is to show; null: none.
-fn tools(tools: Option<Vec<Value>>, choice: Option<&Value>) -> Result<Value, ApiError> {
-    let tools = tools.filter(|tools| !tools.is_empty());
-    match choice {
-        None | Some(Value::Null) => {}
-        Some(choice) if choice == "auto" => {}
-        Some(choice) if choice == "none" => return Ok(Value::Null),
-        Some(_) => {
-            let message =
-                "This 'tool_choice' is not supported: answers come as text; 'auto' and 'none' are taken.";
-            return Err(ApiError::param("tool_choice", message).code("unsupported_value"));
-        }
-    }
-    Ok(tools.map_or(Value::Null, Value::Array))
+    let wanted = Wanted {
+        shape: Shape::Chat,
+        asked,
+        prompts,
+        logprobs,
+        usual_limit: None,
+        param: "messages",
+        callable,
+        required,
+    };
+    desk.answer(&headers, wanted).await
 }
 
 /// A message as templates expect it: content as one string, arguments of tool calls as objects.

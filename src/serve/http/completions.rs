@@ -81,7 +81,15 @@ pub(super) async fn complete(
             Prompt::Lists(lists) => lists,
         })
     });
-    let usual_limit = Some(USUAL_LIMIT);
-    let logprobs = completion.logprobs;
-    desk.answer(&headers, Wanted { shape: Shape::Text, asked, prompts, logprobs, usual_limit, param: "prompt" }).await
+    let wanted = Wanted {
+        shape: Shape::Text,
+        asked,
+        prompts,
+        logprobs: completion.logprobs,
+        usual_limit: Some(USUAL_LIMIT),
+        param: "prompt",
+        callable: None,
+        required: None,
+    };
+    desk.answer(&headers, wanted).await
 }

@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use axum::response::{IntoResponse, Response};
 use http::HeaderMap;
+use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use super::ask::{Asked, fits};
@@ -12,6 +13,7 @@ use super::{plain, stream};
 use crate::config;
 use crate::model::Scope;
 use crate::onnx::lora::Lora;
+use crate::serve::calls::{Callable, Calls};
 use crate::serve::grammar::Grammars;
 use crate::serve::names::{Meaning, Names};
 use crate::serve::sampling::Sampling;
@@ -51,6 +53,10 @@ pub(super) struct Wanted {
     pub usual_limit: Option<usize>,
     /// The parameter that prompts come from.
     pub param: &'static str,
+    /// The tools that an answer may call; none: it is text.
+    pub callable: Option<Callable>,
+    /// The schema of an answer that has to be a call.
+    pub required: Option<Value>,
 }
 
 /// Makes prompts of tokens; slow.
@@ -73,6 +79,7 @@ impl Desk {
             None => return Err(ApiError::no_such_model(&name)),
         };
         let (shape, logprobs) = (wanted.shape, wanted.logprobs);
+        let calls = Calls::of(wanted.callable.clone());
         let (streams, with_usage) = (wanted.asked.streams(), wanted.asked.with_usage());
         let numbers = wanted.asked.return_tokens_as_token_ids.unwrap_or(false);
         let permit = self.preparing.acquire().await.map_err(|_| ApiError::stopping())?;
@@ -86,9 +93,9 @@ impl Desk {
         // Until the first token there can still be a status that says what went wrong.
         let first = answer.next().await.ok_or_else(ApiError::stopping)?;
         if streams {
-            Ok(stream::respond(frame, answer, first, with_usage)?)
+            Ok(stream::respond(frame, &calls, answer, first, with_usage)?)
         } else {
-            Ok(plain::respond(&frame, answer, first).await?.into_response())
+            Ok(plain::respond(&frame, &calls, answer, first).await?.into_response())
         }
     }
 
@@ -101,11 +108,18 @@ impl Desk {
 
     /// Renders, tokenizes, compiles: on a blocking thread.
     fn prepare(&self, wanted: Wanted, adapter: Option<Arc<Lora>>) -> Result<Order, ApiError> {
-        let Wanted { asked, prompts, logprobs, usual_limit, param, .. } = wanted;
+        let Wanted { asked, prompts, logprobs, usual_limit, param, required, .. } = wanted;
         let choices = asked.choices()?;
         let sampling: Sampling = asked.sampling(logprobs)?;
         let stops = asked.stops()?;
-        let schema = asked.schema()?;
+        let (schema, of) = match (asked.schema()?, required) {
+            (Some(_), Some(_)) => {
+                let message = "'response_format' cannot be followed by an answer that 'tool_choice' wants to be a call.";
+                return Err(ApiError::param("tool_choice", message));
+            }
+            (schema, None) => (schema, "response_format"),
+            (None, required) => (required, "tools"),
+        };
         let limit = asked.limit()?;
         let prompts = prompts(&*self.text)?;
         for prompt in &prompts {
@@ -117,9 +131,10 @@ impl Desk {
             }
             fits(prompt.len(), limit.map(|(limit, _)| limit), self.context, param)?;
         }
-        let grammar = schema.map(|schema| self.grammars.compile(&schema)).transpose().map_err(|reason| {
-            ApiError::param("response_format", format!("Invalid schema for 'response_format': {reason}"))
-        })?;
+        let grammar = schema
+            .map(|schema| self.grammars.compile(&schema))
+            .transpose()
+            .map_err(|reason| ApiError::param(of, format!("Invalid schema for '{of}': {reason}")))?;
         Ok(Order {
             prompts,
             choices,

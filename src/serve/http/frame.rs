@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::model::Micros;
+use crate::serve::calls::Call;
 use crate::serve::scheduler::{Finish, Order};
 use crate::serve::text::Text;
 use crate::serve::voice::Told;
@@ -107,22 +108,38 @@ impl Frame {
         Value::Object(whole)
     }
 
-    pub(super) fn choice(&self, index: usize, text: &str, told: &[Told], finish: Finish) -> Value {
+    pub(super) fn choice(
+        &self,
+        index: usize,
+        text: &str,
+        calls: &[Call],
+        told: &[Told],
+        finish: Finish,
+    ) -> Value {
         let logprobs = self.logprobs(told);
         match self.shape {
-            Shape::Chat => json!({
-                "index": index,
-                "message": {"role": "assistant", "content": text, "refusal": null},
-                "logprobs": logprobs,
-                "finish_reason": finish.name(),
-            }),
+            Shape::Chat => {
+                let mut message = json!({"role": "assistant", "content": text, "refusal": null});
+                if !calls.is_empty() {
+                    if text.is_empty() {
+                        message["content"] = Value::Null;
+                    }
+                    message["tool_calls"] = calls.iter().map(call).collect();
+                }
+                json!({
+                    "index": index,
+                    "message": message,
+                    "logprobs": logprobs,
+                    "finish_reason": reason(finish, calls.len()),
+                })
+            }
             Shape::Text => {
                 json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish.name()})
             }
         }
     }
 
-    /// One event of a stream; `choices` are of [`delta`](Self::delta).
+    /// One event of a stream; `choices` are of [`delta`](Self::delta) and its sisters.
     pub(super) fn chunk(&self, choices: Vec<Value>) -> Map<String, Value> {
         let object = match self.shape {
             Shape::Chat => "chat.completion.chunk",
@@ -131,17 +148,32 @@ impl Frame {
         self.head(object, choices)
     }
 
-    /// A piece of an answer, or its end. `first`: nothing of this answer came before.
-    pub(super) fn delta(
+    /// A piece of an answer. `first`: nothing of this answer came before.
+    pub(super) fn delta(&self, index: usize, text: &str, told: &[Told], first: bool) -> Value {
+        self.delta_or_end(index, text, told, None, first)
+    }
+
+    /// The end of an answer in which so many calls were made.
+    pub(super) fn end(&self, index: usize, finish: Finish, calls: usize, first: bool) -> Value {
+        self.delta_or_end(index, "", &[], Some(reason(finish, calls)), first)
+    }
+
+    /// A call, whole, in a chat that has begun.
+    pub(super) fn call_delta(index: usize, made: &Call) -> Value {
+        let mut delta = call(made);
+        delta["index"] = made.at.into();
+        json!({"index": index, "delta": {"tool_calls": [delta]}, "logprobs": null, "finish_reason": null})
+    }
+
+    fn delta_or_end(
         &self,
         index: usize,
         text: &str,
         told: &[Told],
-        finish: Option<Finish>,
+        finish: Option<&str>,
         first: bool,
     ) -> Value {
         let logprobs = if told.is_empty() { Value::Null } else { self.logprobs(told) };
-        let finish = finish.map(Finish::name);
         match self.shape {
             Shape::Chat => {
                 let mut delta = Map::new();
@@ -212,4 +244,14 @@ impl Frame {
             _ => String::from_utf8_lossy(self.text.bytes(token)).into_owned(),
         }
     }
+}
+
+/// Why an answer ended, as OpenAI's API says it.
+fn reason(finish: Finish, calls: usize) -> &'static str {
+    if finish == Finish::Stop && calls > 0 { "tool_calls" } else { finish.name() }
+}
+
+fn call(call: &Call) -> Value {
+    let id = format!("call_{}", Uuid::now_v7().simple());
+    json!({"id": id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}})
 }

@@ -17,6 +17,7 @@ mod models;
 mod plain;
 mod read;
 mod stream;
+mod tools;
 
 use std::sync::Arc;
 

@@ -3,29 +3,59 @@ use http::StatusCode;
 
 use super::error::{ApiError, reply};
 use super::frame::{Frame, Usage};
+use crate::serve::calls::{Call, Calls, Part};
 use crate::serve::scheduler::{Answer, Event, Finish};
 use crate::serve::voice::Told;
 
-#[derive(Default)]
 struct Choice {
+    calls: Calls,
     text: String,
+    made: Vec<Call>,
     told: Vec<Told>,
-    finish: Option<Finish>,
+    finish: Finish,
+}
+
+impl Choice {
+    fn take(&mut self, parts: Vec<Part>) {
+        for part in parts {
+            match part {
+                Part::Text(text) => self.text.push_str(&text),
+                Part::Call(call) => self.made.push(call),
+            }
+        }
+    }
 }
 
 /// Collects an answer whole.
-pub(super) async fn respond(frame: &Frame, mut answer: Answer, first: Event) -> Result<Response, ApiError> {
-    let mut choices: Vec<Choice> = std::iter::repeat_with(Choice::default).take(frame.answers).collect();
+pub(super) async fn respond(
+    frame: &Frame,
+    calls: &Calls,
+    mut answer: Answer,
+    first: Event,
+) -> Result<Response, ApiError> {
+    let choice = || Choice {
+        calls: calls.clone(),
+        text: String::new(),
+        made: Vec::new(),
+        told: Vec::new(),
+        finish: Finish::Stop,
+    };
+    let mut choices: Vec<Choice> = std::iter::repeat_with(choice).take(frame.answers).collect();
     let mut usage = Usage::default();
     let mut event = first;
     loop {
         match event {
             Event::Said { choice, text, told } => {
-                choices[choice].text.push_str(&text);
-                choices[choice].told.extend(told);
+                let choice = &mut choices[choice];
+                let parts = choice.calls.read(&text);
+                choice.take(parts);
+                choice.told.extend(told);
             }
             Event::Ended { choice, finish, tokens, cached } => {
-                choices[choice].finish = Some(finish);
+                let ended = &mut choices[choice];
+                let parts = ended.calls.end();
+                ended.take(parts);
+                ended.finish = finish;
                 usage.ended(frame, choice, tokens, cached);
             }
             Event::Failed(failure) => return Err(failure.into()),
@@ -35,8 +65,9 @@ pub(super) async fn respond(frame: &Frame, mut answer: Answer, first: Event) -> 
         }
         event = answer.next().await.ok_or_else(ApiError::stopping)?;
     }
-    let choices = choices.iter().enumerate().map(|(index, choice)| {
-        frame.choice(index, &choice.text, &choice.told, choice.finish.unwrap_or(Finish::Stop))
-    });
+    let choices = choices
+        .iter()
+        .enumerate()
+        .map(|(index, choice)| frame.choice(index, &choice.text, &choice.made, &choice.told, choice.finish));
     Ok(reply(StatusCode::OK, &frame.whole(choices.collect(), usage)))
 }

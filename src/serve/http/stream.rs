@@ -13,11 +13,15 @@ use serde_json::{Value, json};
 
 use super::error::ApiError;
 use super::frame::{Frame, Usage};
+use crate::serve::calls::{Calls, Part};
 use crate::serve::scheduler::{Answer, Event};
+use crate::serve::voice::Told;
 
 /// The body of a streamed answer; dropping it cancels the request.
 struct Events {
     frame: Frame,
+    /// Of each answer.
+    calls: Vec<Calls>,
     answer: Answer,
     usage: Usage,
     with_usage: bool,
@@ -34,6 +38,7 @@ struct Events {
 /// When that says that the request failed.
 pub(super) fn respond(
     frame: Frame,
+    calls: &Calls,
     answer: Answer,
     first: Event,
     with_usage: bool,
@@ -41,9 +46,9 @@ pub(super) fn respond(
     if let Event::Failed(failure) = first {
         return Err(failure.into());
     }
-    let begun = vec![false; frame.answers];
+    let (begun, calls) = (vec![false; frame.answers], vec![calls.clone(); frame.answers]);
     let (usage, ready) = (Usage::default(), VecDeque::new());
-    let mut events = Events { frame, answer, usage, with_usage, begun, ready, over: false };
+    let mut events = Events { frame, calls, answer, usage, with_usage, begun, ready, over: false };
     events.take(first);
     let mut response = Response::new(Body::new(events));
     let headers = response.headers_mut();
@@ -56,12 +61,16 @@ impl Events {
     fn take(&mut self, event: Event) {
         match event {
             Event::Said { choice, text, told } => {
-                let first = !std::mem::replace(&mut self.begun[choice], true);
-                self.send(self.frame.delta(choice, &text, &told, None, first));
+                let parts = self.calls[choice].read(&text);
+                self.say(choice, parts, told);
             }
             Event::Ended { choice, finish, tokens, cached } => {
+                let parts = self.calls[choice].end();
+                if !parts.is_empty() {
+                    self.say(choice, parts, Vec::new());
+                }
                 let first = !std::mem::replace(&mut self.begun[choice], true);
-                self.send(self.frame.delta(choice, "", &[], Some(finish), first));
+                self.send(self.frame.end(choice, finish, self.calls[choice].found(), first));
                 self.usage.ended(&self.frame, choice, tokens, cached);
                 if self.usage.ended == self.frame.answers {
                     if self.with_usage {
@@ -74,6 +83,22 @@ impl Events {
                 }
             }
             Event::Failed(failure) => self.fail(&failure.into()),
+        }
+    }
+
+    fn say(&mut self, choice: usize, mut parts: Vec<Part>, mut told: Vec<Told>) {
+        // An answer's first event comes with its first token, and no probability waits for text.
+        let is_due = !told.is_empty() || !self.begun[choice];
+        if is_due && !matches!(parts.first(), Some(Part::Text(_))) {
+            parts.insert(0, Part::Text(String::new()));
+        }
+        for part in parts {
+            let first = !std::mem::replace(&mut self.begun[choice], true);
+            let delta = match part {
+                Part::Text(text) => self.frame.delta(choice, &text, &std::mem::take(&mut told), first),
+                Part::Call(call) => Frame::call_delta(choice, &call),
+            };
+            self.send(delta);
         }
     }
 

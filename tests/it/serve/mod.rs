@@ -8,6 +8,7 @@ mod errors;
 #[cfg(unix)]
 mod real;
 mod streams;
+mod tools;
 mod under_load;
 
 use std::path::Path;
