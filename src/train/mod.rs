@@ -33,3 +33,4 @@ pub use example::{Example, Goal};
 pub use options::Options;
 pub use report::{Ended, Event, Report, Trained};
 pub use run::{Job, run};
+pub use state::Place;

@@ -25,6 +25,16 @@ pub(super) fn rate(options: &Options, step: u64, steps: u64) -> f64 {
     options.learning_rate * 0.5 * (1.0 + (PI * along).cos())
 }
 
+/// The mean of the last losses, given as their bits.
+pub(super) fn recent(losses: &[u64]) -> f64 {
+    mean(&losses[losses.len().saturating_sub(WINDOW)..])
+}
+
+#[expect(clippy::cast_precision_loss, reason = "windows are small")]
+fn mean(losses: &[u64]) -> f64 {
+    losses.iter().map(|bits| f64::from_bits(*bits)).sum::<f64>() / losses.len() as f64
+}
+
 /// Why the numbers of the step after `reached` cannot be right, if so.
 pub(super) fn trouble(reached: &Reached, loss: f64, norm: f64) -> Option<String> {
     let step = reached.step + 1;
@@ -35,9 +45,7 @@ pub(super) fn trouble(reached: &Reached, loss: f64, norm: f64) -> Option<String>
     if losses.len() < 2 * WINDOW {
         return None;
     }
-    #[expect(clippy::cast_precision_loss, reason = "the window is small")]
-    let mean = |l: &[u64]| l.iter().map(|b| f64::from_bits(*b)).sum::<f64>() / l.len() as f64;
-    let (first, last) = (mean(&losses[..WINDOW]), mean(&losses[losses.len() - WINDOW..]));
+    let (first, last) = (mean(&losses[..WINDOW]), recent(losses));
     (last > 2.0 * first + 1.0)
         .then(|| format!("at step {step} the loss had risen from {first:.3} to {last:.3}"))
 }

@@ -35,7 +35,7 @@ pub enum Ended {
     /// What is held out stopped getting better.
     EarlyStopped,
     Cancelled,
-    /// Numbers went wrong; the adapter is the last good one.
+    /// Numbers went wrong; the adapter is that of the best evaluation, or else of where losses were lowest.
     Diverged(String),
 }
 
@@ -46,6 +46,8 @@ pub struct Report {
     /// Steps done, and planned.
     pub step: u64,
     pub steps: u64,
+    /// Steps after which the adapter was as it is: fewer where a later one was worse, or numbers went wrong.
+    pub adapter_step: u64,
     /// Tokens that went through the model in training.
     pub tokens: u64,
     pub seconds: f64,

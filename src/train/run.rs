@@ -10,10 +10,10 @@ use ort::value::DynTensor;
 use super::draw::{Order, first_adapter};
 use super::evaluate::{evaluate, labels, small};
 use super::example::{Example, Goal};
-use super::pace::{due, rate, trouble};
+use super::pace::{due, rate, recent, trouble};
 use super::pack::{self, Packed};
 use super::report::{Ended, Event, Report, Trained};
-use super::state::{self, Best, Reached, Vectors};
+use super::state::{self, Best, Place, Reached, Vectors};
 use super::{Options, TrainError};
 use crate::onnx::adamw::{AdamW, Moments, Step};
 use crate::onnx::llama::heads::Loss;
@@ -29,7 +29,7 @@ pub struct Job<'a> {
     pub held_out: &'a [Example],
     pub options: &'a Options,
     /// Where states are saved and looked for; `None`: nowhere.
-    pub state: Option<&'a Path>,
+    pub state: Option<Place<'a>>,
 }
 
 /// Trains an adapter. `stack` was made with the shape of `options`. `observe` hears what happens and may end the run, which
@@ -82,11 +82,13 @@ struct Run<'a, 'j> {
     job: &'a Job<'j>,
     optimiser: AdamW,
     now: Vec<Moments>,
-    /// Zeros.
-    no_gradient: Vec<DynTensor>,
+    /// The gradient of a layer before a step: zeros.
+    no_gradient: DynTensor,
     reached: Reached,
     /// The vectors of the best evaluation.
     best: Vec<Vec<f32>>,
+    /// What the run falls back to when its numbers go wrong.
+    good: Option<Good>,
     order: Order,
     replay: Order,
     steps: u64,
@@ -98,6 +100,14 @@ struct Run<'a, 'j> {
     last_norm: f64,
     /// Tokens of the last step whose loss was cut.
     last_cut: usize,
+}
+
+/// Where the losses of late were lowest.
+struct Good {
+    loss: f64,
+    /// Steps before.
+    step: u64,
+    vectors: Vec<DynTensor>,
 }
 
 impl<'a, 'j> Run<'a, 'j> {
@@ -117,7 +127,7 @@ impl<'a, 'j> Run<'a, 'j> {
                 Ok(Moments { values: tensor(values)?, first, second })
             })
             .collect::<Result<Vec<_>, TrainError>>()?;
-        let no_gradient = now.iter().map(|_| tensor(zeros.clone())).collect::<Result<_, _>>()?;
+        let no_gradient = tensor(zeros)?;
         let of = |goal: Goal| -> Vec<usize> {
             let counted = job.examples.iter().enumerate().filter(|(_, e)| e.goal == goal && e.counts());
             counted.map(|(i, _)| i).collect()
@@ -129,7 +139,10 @@ impl<'a, 'j> Run<'a, 'j> {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small and positive")]
         let steps = (seen.ceil() as u64).max(1);
         let reached = Reached {
-            fingerprint: fingerprint(stack, job),
+            fingerprint: job
+                .state
+                .map(|state| state::fingerprint(stack, job, state.base))
+                .unwrap_or_default(),
             step: 0,
             tokens: 0,
             losses: Vec::new(),
@@ -144,6 +157,7 @@ impl<'a, 'j> Run<'a, 'j> {
             no_gradient,
             reached,
             best: Vec::new(),
+            good: None,
             order,
             replay,
             steps,
@@ -156,7 +170,7 @@ impl<'a, 'j> Run<'a, 'j> {
     }
 
     fn resume(&mut self, observe: &mut dyn FnMut(&Event) -> ControlFlow<()>) -> Result<(), TrainError> {
-        let Some(dir) = self.job.state else { return Ok(()) };
+        let Some(Place { dir, .. }) = self.job.state else { return Ok(()) };
         let Some(saved) = state::load(dir, &self.reached.fingerprint, self.now.len())? else { return Ok(()) };
         (self.reached, self.now, self.best) = (saved.reached, saved.now, saved.best);
         self.begun = self.reached.step;
@@ -185,6 +199,10 @@ impl<'a, 'j> Run<'a, 'j> {
                 && self.has_held_out()
             {
                 let loss = self.evaluate()?;
+                if !loss.is_finite() {
+                    let step = self.reached.step;
+                    return Ok(Ended::Diverged(format!("after step {step} the held-out loss was {loss}")));
+                }
                 let heard_too = observe(&Event::Evaluated { step: self.reached.step, loss });
                 self.save_when_due()?;
                 if self.reached.best.is_some_and(|b| options.patience > 0 && b.worse >= options.patience) {
@@ -224,8 +242,11 @@ impl<'a, 'j> Run<'a, 'j> {
         for packed in pack::passes(&named, options.pass_tokens)? {
             let targets = self.targets(&packed, scale, replay_scale)?;
             let values: Vec<&DynTensor> = self.now.iter().map(|m| &m.values).collect();
-            let before = gradient.as_ref().unwrap_or(&self.no_gradient);
-            let found = self.stack.gradient(&packed.batch, &values, &targets, before)?;
+            let before = match &gradient {
+                Some(gradient) => gradient.iter().collect(),
+                None => vec![&self.no_gradient; values.len()],
+            };
+            let found = self.stack.gradient(&packed.batch, &values, &targets, &before)?;
             (gradient, norm) = (Some(found.lora), found.norm);
             loss += found.loss;
             cut_tokens += found.losses.iter().map(|losses| losses.cut).sum::<usize>();
@@ -238,10 +259,16 @@ impl<'a, 'j> Run<'a, 'j> {
         let learning_rate = rate(options, number, self.steps);
         let step = Step { number, learning_rate, weight_decay: options.weight_decay, gradient_scale: cut };
         let gradient = gradient.expect("a step has a pass");
-        self.now = self.optimiser.step(&self.now, &gradient, step)?;
+        let next = self.optimiser.step(&self.now, &gradient, step)?;
+        let before = std::mem::replace(&mut self.now, next);
+        self.reached.losses.push(loss.to_bits());
+        let loss_of_late = recent(&self.reached.losses);
+        if self.good.as_ref().is_none_or(|good| loss_of_late <= good.loss) {
+            let vectors = before.into_iter().map(|moments| moments.values).collect();
+            self.good = Some(Good { loss: loss_of_late, step: self.reached.step, vectors });
+        }
         self.reached.step = number;
         self.reached.tokens += tokens;
-        self.reached.losses.push(loss.to_bits());
         (self.last_norm, self.last_cut) = (norm, cut_tokens);
         Ok(Ok((loss, learning_rate)))
     }
@@ -290,7 +317,9 @@ impl<'a, 'j> Run<'a, 'j> {
         let loss = evaluate(self.stack, Some(&values), self.job.held_out, self.job.options.pass_tokens)?.loss;
         let step = self.reached.step;
         match &mut self.reached.best {
-            Some(best) if f64::from_bits(best.loss) <= loss => best.worse += 1,
+            // A loss that is not a number is not better than any.
+            Some(best) if loss.is_nan() || f64::from_bits(best.loss) <= loss => best.worse += 1,
+            None if !loss.is_finite() => {}
             best => {
                 *best = Some(Best { loss: loss.to_bits(), step, worse: 0 });
                 self.best = values
@@ -308,29 +337,33 @@ impl<'a, 'j> Run<'a, 'j> {
 
     fn save(&self) -> Result<(), TrainError> {
         let vectors = Vectors { now: &self.now, best: &self.best };
-        self.job.state.map_or(Ok(()), |dir| state::save(dir, &self.reached, &vectors))
+        self.job.state.map_or(Ok(()), |place| state::save(place.dir, &self.reached, &vectors))
     }
 
-    /// The best adapter, or the last where nothing is held out.
+    /// The best adapter, or the last where nothing is held out; where numbers went wrong, one from before.
     fn finish(mut self, ended: Ended) -> Result<Trained, TrainError> {
-        if self.reached.step > 0
+        let diverged = matches!(ended, Ended::Diverged(_));
+        let complete = matches!(ended, Ended::Finished | Ended::EarlyStopped);
+        if complete
+            && self.reached.step > 0
             && self.has_held_out()
             && self.reached.best.is_none_or(|b| b.step < self.reached.step)
         {
             self.evaluate()?;
         }
-        let layers = if self.best.is_empty() {
-            self.now
-                .iter()
-                .map(|m| Ok(program::read(&m.values)?.into_owned()))
-                .collect::<Result<_, TrainError>>()?
-        } else {
-            std::mem::take(&mut self.best)
+        let read = |vectors: &mut dyn Iterator<Item = &DynTensor>| -> Result<Vec<Vec<f32>>, TrainError> {
+            vectors.map(|vector| Ok(program::read(vector)?.into_owned())).collect()
+        };
+        let (adapter_step, layers) = match (self.reached.best, self.good.as_ref().filter(|_| diverged)) {
+            (Some(best), _) => (best.step, std::mem::take(&mut self.best)),
+            (None, Some(good)) => (good.step, read(&mut good.vectors.iter())?),
+            (None, None) => (self.reached.step, read(&mut self.now.iter().map(|moments| &moments.values))?),
         };
         let report = Report {
             ended,
             step: self.reached.step,
             steps: self.steps,
+            adapter_step,
             tokens: self.reached.tokens,
             seconds: self.started.elapsed().as_secs_f64(),
             losses: self.reached.losses.iter().map(|b| f64::from_bits(*b)).collect(),
@@ -360,21 +393,4 @@ impl<'a, 'j> Run<'a, 'j> {
             seconds_left: elapsed / done as f64 * (all - done) as f64,
         }
     }
-}
-
-/// What a run depends on.
-fn fingerprint(stack: &Stack, job: &Job<'_>) -> String {
-    let mut hasher = blake3::Hasher::new();
-    let options = serde_json::to_string(job.options).expect("plain data");
-    hasher.update(options.as_bytes()).update(format!("{:?}", stack.architecture()).as_bytes());
-    for storage in stack.storage() {
-        hasher.update(format!("{storage:?}").as_bytes());
-    }
-    for example in job.examples.iter().chain(job.held_out) {
-        hasher.update(format!("{:?}", example.goal).as_bytes());
-        for (token, weight) in example.tokens.iter().zip(&example.weights) {
-            hasher.update(&token.to_le_bytes()).update(&weight.to_le_bytes());
-        }
-    }
-    hasher.finalize().to_hex().to_string()
 }

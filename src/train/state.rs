@@ -9,11 +9,21 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
-use super::TrainError;
+use super::run::Job;
+use super::{Options, TrainError};
 use crate::onnx::adamw::Moments;
+use crate::onnx::llama::stack::Stack;
 use crate::onnx::program;
 
 const FILE: &str = "state.safetensors";
+
+/// Where the states of a run are.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    pub dir: &'a Path,
+    /// The hash of the base model's weights: a run goes on over those with which it began.
+    pub base: &'a str,
+}
 
 /// What a run has reached, besides its vectors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,6 +54,25 @@ pub(super) struct Vectors<'a> {
     pub now: &'a [Moments],
     /// Those of the best evaluation.
     pub best: &'a [Vec<f32>],
+}
+
+/// What a run depends on. How often it is saved may change.
+pub(super) fn fingerprint(stack: &Stack, job: &Job<'_>, base: &str) -> String {
+    let mut hasher = blake3::Hasher::new();
+    let options = Options { save_every: 0, ..job.options.clone() };
+    let options = serde_json::to_string(&options).expect("plain data");
+    hasher.update(options.as_bytes()).update(base.as_bytes());
+    hasher.update(format!("{:?}", stack.architecture()).as_bytes());
+    for storage in stack.storage() {
+        hasher.update(format!("{storage:?}").as_bytes());
+    }
+    for example in job.examples.iter().chain(job.held_out) {
+        hasher.update(format!("{:?}", example.goal).as_bytes());
+        for (token, weight) in example.tokens.iter().zip(&example.weights) {
+            hasher.update(&token.to_le_bytes()).update(&weight.to_le_bytes());
+        }
+    }
+    hasher.finalize().to_hex().to_string()
 }
 
 /// Writes the state beside the old one and puts it in its place.

@@ -3,9 +3,13 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use ort::value::DynTensor;
+
+use super::draw::first_adapter;
 use super::*;
 use crate::onnx::llama::block::Keep;
 use crate::onnx::llama::stack::{Gradient, Stack, Targets};
+use crate::onnx::program;
 use crate::onnx::testing::{Noise, runtime, tiny_weights};
 
 /// Sequences that count upwards from different starts, modulo 40: easy to learn, hard to guess.
@@ -60,7 +64,7 @@ impl Play<'_> {
             examples: self.examples,
             held_out: self.held_out,
             options: self.options,
-            state: self.state,
+            state: self.state.map(|dir| Place { dir, base: "tiny" }),
         };
         let trained = run(&mut stack(self.options), &runtime(), &job, &mut |event| {
             events.push(event.clone());
@@ -136,20 +140,26 @@ fn a_state_of_another_run_or_a_damaged_one_is_refused_and_stays() {
     let dir = tempfile::tempdir().unwrap();
     Play { examples: &examples, held_out: &[], options: &options, state: Some(dir.path()), until: Some(5) }
         .run();
-    let attempt = |options: &Options| {
-        let job = Job { examples: &examples, held_out: &[], options, state: Some(dir.path()) };
+    let attempt = |options: &Options, base: &str| {
+        let place = Place { dir: dir.path(), base };
+        let job = Job { examples: &examples, held_out: &[], options, state: Some(place) };
         run(&mut stack(options), &runtime(), &job, &mut |_| ControlFlow::Continue(()))
             .err()
             .map(|e| e.to_string())
     };
     let other = Options { learning_rate: 2e-2, ..options.clone() };
-    assert!(attempt(&other).unwrap().contains("other examples, settings"));
+    assert!(attempt(&other, "tiny").unwrap().contains("other examples, settings"));
+    assert!(attempt(&options, "of the same shape").unwrap().contains("another model"));
     let path = dir.path().join("state.safetensors");
     let mut bytes = std::fs::read(&path).unwrap();
+    let whole = bytes.clone();
     bytes.truncate(bytes.len() / 2);
     std::fs::write(&path, &bytes).unwrap();
-    assert!(attempt(&options).unwrap().contains("damaged"));
+    assert!(attempt(&options, "tiny").unwrap().contains("damaged"));
     assert_eq!(std::fs::read(&path).unwrap(), bytes);
+    std::fs::write(&path, whole).unwrap();
+    let rarely = Options { save_every: 100, ..options };
+    assert_eq!(attempt(&rarely, "tiny"), None, "how often it is saved changes nothing");
 }
 
 #[test]
@@ -173,12 +183,8 @@ fn examples_that_hold_to_the_base_keep_the_model_near_it() {
         let play = Play { examples: &examples, held_out: &[], options, state: None, until: None };
         let (trained, _) = play.run();
         let mut stack = stack(options);
-        let vectors: Vec<_> = trained
-            .lora
-            .layers
-            .iter()
-            .map(|v| crate::onnx::program::floats(&[v.len()], v.clone()).unwrap())
-            .collect();
+        let vectors: Vec<_> =
+            trained.lora.layers.iter().map(|v| program::floats(&[v.len()], v.clone()).unwrap()).collect();
         let vectors: Vec<_> = vectors.iter().collect();
         let read: Vec<Example> =
             general.iter().map(|e| Example { goal: Goal::Tokens, ..e.clone() }).collect();
@@ -203,7 +209,7 @@ fn one_wrong_token_dominates_a_gradient_unless_its_loss_is_bounded() {
 
     let mut stack = stack(&options);
     let of_layers = |layers: &[Vec<f32>]| -> Vec<_> {
-        layers.iter().map(|v| crate::onnx::program::floats(&[v.len()], v.clone()).unwrap()).collect()
+        layers.iter().map(|v| program::floats(&[v.len()], v.clone()).unwrap()).collect()
     };
     let vectors = of_layers(&trained.lora.layers);
     let vectors: Vec<_> = vectors.iter().collect();
@@ -271,12 +277,46 @@ fn a_run_stops_early_when_what_is_held_out_gets_worse_and_gives_the_best_adapter
 #[test]
 fn numbers_that_go_wrong_stop_the_run_with_a_reason_and_keep_the_last_good_adapter() {
     let examples = counting(0..8, Goal::Tokens);
-    let options = Options { learning_rate: 1e30, clip: 0.0, warmup: 0, ..options() };
-    let play = Play { examples: &examples, held_out: &[], options: &options, state: None, until: None };
-    let (trained, _) = play.run();
-    let Ended::Diverged(reason) = trained.report.ended else { panic!("{:?}", trained.report.ended) };
-    assert!(reason.contains("at step"), "{reason}");
-    assert!(trained.lora.layers.iter().flatten().all(|v| v.is_finite()));
+    let begun = |options: &Options| {
+        let architecture = stack(options).architecture().clone();
+        first_adapter(&architecture, &options.shape(), options.seed)
+    };
+    for (held_out, evaluate_every, said) in
+        [(&[][..], 0, "at step 2"), (&examples[..2], 1, "after step 1 the held-out")]
+    {
+        let options = Options { learning_rate: 1e30, clip: 0.0, warmup: 0, evaluate_every, ..options() };
+        let play = Play { examples: &examples, held_out, options: &options, state: None, until: None };
+        let (trained, _) = play.run();
+        let Ended::Diverged(reason) = &trained.report.ended else { panic!("{:?}", trained.report.ended) };
+        assert!(reason.contains(said), "{reason}");
+        assert_eq!(trained.report.adapter_step, 0, "one step ruined it");
+        assert!(trained.lora == begun(&options), "the adapter is that of the beginning");
+    }
+}
+
+#[test]
+fn a_run_that_goes_wrong_late_gives_back_what_it_had_learned() {
+    let good = counting(0..15, Goal::Tokens);
+    let mut examples = good.clone();
+    examples.push(Example { weights: vec![f32::INFINITY; good[0].tokens.len()], ..good[0].clone() });
+    // With some seed the bad example comes in the last step of an epoch.
+    let (options, trained) = (0..32)
+        .find_map(|seed| {
+            let options = Options { seed, warmup: 0, epochs: 1.0, learning_rate: 3e-2, ..options() };
+            let play =
+                Play { examples: &examples, held_out: &[], options: &options, state: None, until: None };
+            let (trained, _) = play.run();
+            (trained.report.step == 3).then_some((options, trained))
+        })
+        .expect("one of so many");
+    let Report { ended, adapter_step, losses, .. } = &trained.report;
+    assert!(matches!(ended, Ended::Diverged(reason) if reason.contains("at step 4")), "{ended:?}");
+    assert!((1..3).contains(adapter_step), "where losses were lowest: {adapter_step}, {losses:?}");
+    let vectors: Vec<DynTensor> =
+        trained.lora.layers.iter().map(|v| program::floats(&[v.len()], v.clone()).unwrap()).collect();
+    let vectors: Vec<&DynTensor> = vectors.iter().collect();
+    let loss = evaluate(&mut stack(&options), Some(&vectors), &good, 64).unwrap().loss;
+    assert!(loss < losses[0], "{loss} of {losses:?}");
 }
 
 #[test]

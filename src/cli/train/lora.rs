@@ -20,7 +20,7 @@ use crate::onnx::lora::Projection;
 use crate::tasks::Tasks;
 use crate::train::pass::General;
 use crate::train::tokens::example;
-use crate::train::{Ended, Event, Example, Job, Options, Report, Trained, jsonl, run};
+use crate::train::{Ended, Event, Example, Job, Options, Place, Report, Trained, jsonl, run};
 
 /// Train an adapter on a file of chats, and nothing else: no gate, no registry.
 #[derive(Args, Debug)]
@@ -198,7 +198,9 @@ impl Lora {
             eprintln!("{}; {} chats, {} held out", opened.device, chats.len(), held_out.len());
         }
         let state = beside(&self.out, "state");
-        let job = Job { examples: &examples, held_out: &held_out, options: &options, state: Some(&state) };
+        let base = checkpoint.hash().context("the model cannot be read")?;
+        let place = Place { dir: &state, base: &base };
+        let job = Job { examples: &examples, held_out: &held_out, options: &options, state: Some(place) };
         let stop = Stop::listen()?;
         let mut shown = Shown { bar: None, quiet: self.json };
         let trained = run(&mut stack, &opened.runtime, &job, &mut |event| {
@@ -238,7 +240,9 @@ impl Lora {
         if let Ended::Diverged(reason) = &report.ended {
             let out = self.out.display();
             bail!(
-                "training was stopped, since {reason}; {out} holds the adapter from before: lower --learning-rate"
+                "training was stopped, since {reason}; {out} holds the adapter as it was after step {}: lower \
+                 --learning-rate",
+                report.adapter_step
             );
         }
         if self.json {

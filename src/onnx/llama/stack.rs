@@ -3,6 +3,7 @@
 //! One program serves all layers; the weights are given to it by turns. What a backward pass needs of a layer is kept from
 //! the forward pass, see [`Keep`].
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
 
 use ort::value::DynTensor;
@@ -209,7 +210,7 @@ impl Stack {
         batch: &Batch,
         lora: &[&DynTensor],
         targets: &[Targets],
-        before: &[DynTensor],
+        before: &[impl Borrow<DynTensor>],
     ) -> Result<Gradient, ProgramError> {
         let mut h = one(self.embed.run(&[("ids", &batch.ids)])?);
         let mut kept = Vec::with_capacity(lora.len());
@@ -244,7 +245,8 @@ impl Stack {
             for (name, value) in names.iter().zip(&products) {
                 backward.give(name, value)?;
             }
-            let outputs = backward.run(&[("h", &h), ("dh_out", &dh), ("dlora_in", &before[layer])])?;
+            let outputs =
+                backward.run(&[("h", &h), ("dh_out", &dh), ("dlora_in", before[layer].borrow())])?;
             let [d_input, d_lora, norm] = <[DynTensor; 3]>::try_from(outputs).expect("three outputs");
             squares += f64::from(program::read(&norm)?[0]);
             dh = d_input;
