@@ -1,10 +1,12 @@
 use super::{Server, SwapError};
 use crate::config::Config;
 use crate::model::Scope;
+use crate::store::DataDir;
 use crate::upstream::{Setup, UpstreamError};
 
 /// The servers that take a scope's adapters: those of `adapters.targets`, and the one that `remora run` embeds, where it
-/// runs. Where it does not, that is no failure: it serves what the registry says when it starts.
+/// runs, also if only its command line says so. Where it does not run, that is no failure: it serves what the registry says
+/// when it starts.
 ///
 /// # Errors
 /// When a connection cannot be set up.
@@ -13,7 +15,7 @@ pub async fn targets(config: &Config, scope: &Scope, setup: &Setup) -> Result<Ve
     for (i, target) in config.adapters.targets_of(&scope.to_string()) {
         servers.push(Server::build(target, &format!("adapters.targets[{i}]"), setup)?);
     }
-    if let Some(target) = config.embedded_target() {
+    if let Some(target) = config.embedded_target(DataDir::new(config.data_dir()).embedded()) {
         let server = Server::build(&target, "serve", setup)?;
         match server.models().await {
             Err(SwapError::Unreachable(error @ UpstreamError::Connect { .. })) => {

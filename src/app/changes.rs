@@ -27,18 +27,18 @@ const TAKE_EFFECT: &[&str] = &[
 ];
 
 /// Of these what an embedded server was opened with.
-const EMBEDDED: [&str; 2] = ["onnx", "serve"];
+const EMBEDDED: [&str; 3] = ["onnx", "serve", "adapters.alias"];
 
 /// The paths of settings that differ and that a reload cannot change.
 pub(super) fn changed(started: &Config, new: &Config) -> Vec<String> {
     let tree = |config| serde_json::to_value(config).unwrap_or_default();
     let mut found = Vec::new();
     differing("", &tree(started), &tree(new), &mut found);
-    let mut live: Vec<&str> = TAKE_EFFECT.to_vec();
-    if started.embeds_server() {
-        live.retain(|section| !EMBEDDED.contains(section));
-    }
-    found.retain(|path| !live.iter().any(|live| path == live || path.starts_with(&format!("{live}."))));
+    let within = |path: &str, sections: &[&str]| {
+        sections.iter().any(|section| path == *section || path.starts_with(&format!("{section}.")))
+    };
+    let opened_with: &[&str] = if started.embeds_server() { &EMBEDDED } else { &[] };
+    found.retain(|path| !within(path, TAKE_EFFECT) || within(path, opened_with));
     found
 }
 
@@ -73,9 +73,13 @@ mod tests {
         assert_eq!(changed(&started, &new), ["listen", "data", "log.format"]);
         new = started.clone();
         new.serve.slots = 3;
+        new.adapters.alias = "{app}".into();
         assert_eq!(changed(&started, &new), Vec::<String>::new());
         let mut started = started;
         started.upstream.url = "embedded".into();
-        assert_eq!(changed(&started, &new), ["serve.slots"], "a server in this process was opened with it");
+        let opened_with = ["adapters.alias", "serve.slots"];
+        let mut found = changed(&started, &new);
+        found.sort_unstable();
+        assert_eq!(found, opened_with, "a server in this process was opened with it");
     }
 }

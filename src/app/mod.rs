@@ -145,7 +145,11 @@ impl App {
 
         let mut embedded = Embedded::bind(config, &gates, &mut inherited).await;
 
-        let store = Store::open_or_quarantine(&DataDir::new(config.data_dir()))?;
+        let dir = DataDir::new(config.data_dir());
+        let store = Store::open_or_quarantine(&dir)?;
+        if let Err(error) = dir.tell_embedded(embedded.address) {
+            tracing::warn!(%error, "nights and commands may not find the embedded model");
+        }
         let (tasks, notifier) = (Tasks::new(), Arc::new(notifier));
         let (metrics, prometheus) = Metrics::register();
         metrics.quarantined.set(store.quarantined() as f64);

@@ -31,10 +31,10 @@ impl Config {
         resolved
     }
 
-    /// The embedded server as one that takes adapters.
+    /// The embedded server as one that takes adapters: `at`, where it listens, or else what these settings say of it.
     #[must_use]
-    pub fn embedded_target(&self) -> Option<SwapTarget> {
-        let address = self.serve.listen.parse().ok().filter(|_| self.embeds_server())?;
+    pub fn embedded_target(&self, at: Option<SocketAddr>) -> Option<SwapTarget> {
+        let address = at.or_else(|| self.serve.listen.parse().ok().filter(|_| self.embeds_server()))?;
         Some(SwapTarget {
             kind: TargetKind::Serve,
             url: url(address),
@@ -79,11 +79,12 @@ mod tests {
     fn the_embedded_server_is_an_upstream_and_takes_adapters() {
         let config =
             load("upstream: {url: embedded}\nserve: {listen: '0.0.0.0:9', api_key: k}").expect("right");
-        let target = config.embedded_target().expect("there is one");
+        let target = config.embedded_target(None).expect("there is one");
         assert_eq!(target.url, "http://127.0.0.1:9");
         assert_eq!(target.api_key.as_ref().map(crate::config::Secret::reveal), Some("k"));
         assert_eq!(config.with_embedded_at(None).upstream.url, "http://127.0.0.1:9");
         let at = "[::]:7".parse().ok();
+        assert_eq!(Config::default().embedded_target(at).expect("it runs").url, "http://[::1]:7");
         assert_eq!(config.with_embedded_at(at).upstream.url, "http://[::1]:7");
 
         let routed = "routes:\n- {model: 'tickets*', upstream: {url: embedded}}\n";
@@ -96,7 +97,7 @@ mod tests {
 
     #[test]
     fn without_the_word_nothing_is_embedded_and_with_it_a_port_is_needed() {
-        assert!(!Config::default().embeds_server() && Config::default().embedded_target().is_none());
+        assert!(!Config::default().embeds_server() && Config::default().embedded_target(None).is_none());
         let said = load("upstream: {url: embedded}\nserve: {listen: '127.0.0.1:0'}").expect_err("no port");
         assert!(said.contains("serve.listen: must have a port"), "{said}");
         assert!(load("serve: {listen: '127.0.0.1:0'}").is_ok());

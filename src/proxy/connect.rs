@@ -103,6 +103,7 @@ impl ForwardProxy {
                     client_key: None,
                     idle_timeout: None,
                     http2: config::Http2::Auto,
+                    embedded: false,
                     ..config.upstream.clone()
                 };
                 HttpUpstream::build(&config, &format!("forward_proxy.hosts[{i}]"), &setup)

@@ -5,11 +5,18 @@
 //! SmolLM, Hermes), which may come after text and more than once, or as the whole of the answer, alone or in a list (Llama,
 //! Mistral).
 //!
-//! Always true: what is no such call of an offered tool is text, as it was written; however the text was cut into pieces.
+//! Always true: what is no such call of an offered tool is text, as it was written, but for white space around calls; a call's
+//! arguments are those that were written; it is the same however the text was cut into pieces, and takes time in proportion to
+//! its length.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+use super::scheduler::Finish;
 
 const OPEN: &str = "<tool_call>";
 const CLOSE: &str = "</tool_call>";
@@ -37,6 +44,8 @@ pub(crate) struct Callable {
     pub tools: Arc<[String]>,
     /// Whether an answer may make more than one call; further ones are left out.
     pub parallel: bool,
+    /// Whether the client named the function that is to be called.
+    pub is_named: bool,
 }
 
 /// Takes the calls out of one answer.
@@ -46,6 +55,8 @@ pub(crate) struct Calls {
     callable: Option<Callable>,
     /// Text that may belong to a call.
     held: String,
+    /// Bytes at the beginning of `held` in which no closing tag begins.
+    searched: usize,
     state: State,
     /// Calls that were found.
     found: usize,
@@ -55,21 +66,32 @@ pub(crate) struct Calls {
 enum State {
     /// Nothing but white space came yet.
     Start,
-    /// The answer begins as JSON does: it may be a call as a whole.
+    /// The answer begins as a call does: it may be one as a whole.
     Whole,
     Text,
     /// A call ended, and nothing but white space came since.
     Between,
 }
 
+/// What the text that is held may be.
+enum Guess {
+    /// More has to come before that can be told.
+    Unknown,
+    Text,
+    Whole,
+    /// A tag after so many bytes of white space.
+    Tag(usize),
+}
+
 impl Calls {
     pub(crate) fn of(callable: Option<Callable>) -> Self {
-        Self { callable, held: String::new(), state: State::Start, found: 0 }
+        Self { callable, held: String::new(), searched: 0, state: State::Start, found: 0 }
     }
 
-    /// Calls that were found so far.
-    pub(crate) fn found(&self) -> usize {
-        self.found
+    /// Why an answer ended, as OpenAI's API says it: of a function that the client named, that it stopped.
+    pub(crate) fn reason(&self, finish: Finish) -> &'static str {
+        let is_named = self.callable.as_ref().is_some_and(|callable| callable.is_named);
+        if finish == Finish::Stop && self.found > 0 && !is_named { "tool_calls" } else { finish.name() }
     }
 
     /// Reads on; what is known for certain comes out.
@@ -79,81 +101,131 @@ impl Calls {
         }
         self.held.push_str(text);
         let mut parts = Vec::new();
-        loop {
-            let begun = self.held.trim_start();
-            match self.state {
-                State::Whole => return parts,
-                State::Start if begun.starts_with(['{', '[']) => {
-                    self.state = State::Whole;
-                    return parts;
+        while self.state != State::Whole {
+            match self.guess() {
+                Guess::Unknown => break,
+                Guess::Whole => self.state = State::Whole,
+                Guess::Tag(blanks) => {
+                    if !self.tagged(blanks, &mut parts) {
+                        break;
+                    }
                 }
-                // White space around calls is theirs, but in front of text it is text.
-                State::Start | State::Between if begun.starts_with(OPEN) => self.held = begun.to_owned(),
-                State::Start | State::Between if OPEN.starts_with(begun) => return parts,
-                State::Start | State::Between | State::Text => {}
-            }
-            let Some(open) = self.held.find(OPEN) else {
-                let rest = self.held.split_off(self.held.len() - begun_of(&self.held, OPEN));
-                let text = std::mem::replace(&mut self.held, rest);
-                if !text.is_empty() {
-                    self.state = State::Text;
-                    parts.push(Part::Text(text));
+                Guess::Text => {
+                    let tag = self.held.find(OPEN);
+                    let end = tag.unwrap_or_else(|| self.held.len() - begun_of(&self.held, OPEN));
+                    self.say(end, &mut parts);
+                    if tag.is_none() {
+                        break;
+                    }
                 }
-                return parts;
-            };
-            if open > 0 {
-                let rest = self.held.split_off(open);
-                parts.push(Part::Text(std::mem::replace(&mut self.held, rest)));
-                self.state = State::Text;
             }
-            let Some(close) = self.held.find(CLOSE) else { return parts };
-            let rest = self.held.split_off(close + CLOSE.len());
-            let tagged = std::mem::replace(&mut self.held, rest);
-            self.tagged(tagged, &mut parts);
         }
+        parts
     }
 
     /// What is left when the answer is over.
     pub(crate) fn end(&mut self) -> Vec<Part> {
         let held = std::mem::take(&mut self.held);
-        let mut parts = Vec::new();
-        match self.state {
-            State::Whole => self.whole(held, &mut parts),
+        let calls = match self.state {
+            State::Whole => self.whole(&held),
+            State::Between if held.trim().is_empty() => Some(Vec::new()),
             // The token that ends an answer may come in place of the closing tag.
-            _ if held.starts_with(OPEN) => self.tagged(held, &mut parts),
-            State::Between if held.trim().is_empty() => {}
-            _ if held.is_empty() => {}
-            _ => parts.push(Part::Text(held)),
+            _ => held.trim_start().strip_prefix(OPEN).and_then(|text| self.call(text)).map(|call| vec![call]),
+        };
+        let mut parts = Vec::new();
+        match calls {
+            Some(calls) => calls.into_iter().for_each(|call| self.make(call, &mut parts)),
+            None if held.is_empty() => {}
+            None => parts.push(Part::Text(held)),
         }
         parts
     }
 
-    /// `text` begins with the opening tag.
-    fn tagged(&mut self, text: String, parts: &mut Vec<Part>) {
-        let within = text[OPEN.len()..].trim_end_matches(CLOSE);
-        match serde_json::from_str(within).ok().and_then(|value| self.call(&value)) {
-            Some(call) => {
-                self.state = State::Between;
-                self.make(call, parts);
+    fn guess(&self) -> Guess {
+        let begun = self.held.trim_start();
+        match self.state {
+            State::Text if self.held.starts_with(OPEN) => Guess::Tag(0),
+            State::Start | State::Between if begun.starts_with(OPEN) => {
+                Guess::Tag(self.held.len() - begun.len())
             }
-            None => {
-                self.state = State::Text;
-                parts.push(Part::Text(text));
+            State::Start | State::Between if OPEN.starts_with(begun) => Guess::Unknown,
+            State::Start if begun.starts_with(['{', '[']) => {
+                let expected = if begun.starts_with('{') { '"' } else { '{' };
+                match begun[1..].trim_start().chars().next() {
+                    None => Guess::Unknown,
+                    Some(first) if first == expected => Guess::Whole,
+                    Some(_) => Guess::Text,
+                }
             }
+            _ => Guess::Text,
         }
     }
 
-    fn whole(&mut self, text: String, parts: &mut Vec<Part>) {
-        let calls = serde_json::from_str(&text).ok().and_then(|value: Value| match &value {
-            Value::Array(values) if !values.is_empty() => {
-                values.iter().map(|value| self.call(value)).collect()
+    /// Reads a tag and what comes after; false: more has to come first.
+    fn tagged(&mut self, blanks: usize, parts: &mut Vec<Part>) -> bool {
+        let start = blanks + OPEN.len();
+        match self.held[start..].trim_start().chars().next() {
+            None => return false,
+            Some('{') => {}
+            Some(_) => {
+                self.say(start, parts);
+                return true;
             }
-            value => Some(vec![self.call(value)?]),
-        });
-        match calls {
-            Some(calls) => calls.into_iter().for_each(|call| self.make(call, parts)),
-            None => parts.push(Part::Text(text)),
         }
+        let from = self.searched.max(start);
+        let close = self.held.as_bytes()[from..].windows(CLOSE.len()).position(|w| w == CLOSE.as_bytes());
+        let Some(close) = close.map(|at| from + at) else {
+            self.searched = from.max((self.held.len() + 1).saturating_sub(CLOSE.len()));
+            return false;
+        };
+        match self.call(&self.held[start..close]) {
+            Some(call) => {
+                self.held.drain(..close + CLOSE.len());
+                self.searched = 0;
+                self.state = State::Between;
+                self.make(call, parts);
+            }
+            // This tag is none; another one may come after it.
+            None => self.say(start, parts),
+        }
+        true
+    }
+
+    /// Says the beginning of what is held.
+    fn say(&mut self, length: usize, parts: &mut Vec<Part>) {
+        if length > 0 {
+            let rest = self.held.split_off(length);
+            parts.push(Part::Text(std::mem::replace(&mut self.held, rest)));
+            self.searched = 0;
+            self.state = State::Text;
+        }
+    }
+
+    fn whole(&self, text: &str) -> Option<Vec<Call>> {
+        if text.trim_start().starts_with('{') {
+            return Some(vec![self.call(text)?]);
+        }
+        let written: Vec<Written<'_>> = serde_json::from_str(text).ok()?;
+        written.into_iter().map(|written| self.offered(written)).collect()
+    }
+
+    /// The call that a model wrote, if it is one; not numbered yet.
+    fn call(&self, text: &str) -> Option<Call> {
+        self.offered(serde_json::from_str(text).ok()?)
+    }
+
+    fn offered(&self, Written { name, arguments }: Written<'_>) -> Option<Call> {
+        let arguments = match arguments.get() {
+            text if text.starts_with('{') => text.to_owned(),
+            // Some models write the arguments as OpenAI's API does: as JSON in a string.
+            text => {
+                let text: String = serde_json::from_str(text).ok()?;
+                serde_json::from_str::<Map<String, Value>>(&text).ok()?;
+                text
+            }
+        };
+        let is_offered = self.callable.as_ref()?.tools.iter().any(|tool| *tool == name);
+        is_offered.then(|| Call { at: 0, name: name.into_owned(), arguments })
     }
 
     fn make(&mut self, call: Call, parts: &mut Vec<Part>) {
@@ -162,20 +234,15 @@ impl Calls {
             self.found += 1;
         }
     }
+}
 
-    /// The call that a model wrote, if it is one; not numbered yet.
-    fn call(&self, value: &Value) -> Option<Call> {
-        let name = value.get("name")?.as_str()?;
-        let arguments = value.get("arguments").or_else(|| value.get("parameters"))?;
-        let arguments = match arguments {
-            Value::Object(_) => arguments.to_string(),
-            // Some models write the arguments as OpenAI's API does: as JSON in a string.
-            Value::String(text) if matches!(serde_json::from_str(text), Ok(Value::Object(_))) => text.clone(),
-            _ => return None,
-        };
-        let offered = self.callable.as_ref()?.tools.iter().any(|tool| tool == name);
-        offered.then(|| Call { at: 0, name: name.to_owned(), arguments })
-    }
+/// A call as models write it.
+#[derive(Deserialize)]
+struct Written<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(borrow, alias = "parameters")]
+    arguments: &'a RawValue,
 }
 
 /// Bytes at the end of `text` that `what` may begin with.
@@ -191,7 +258,7 @@ mod tests {
 
     fn calls(parallel: bool) -> Calls {
         let tools = ["look", "book"].map(str::to_owned).into();
-        Calls::of(Some(Callable { tools, parallel }))
+        Calls::of(Some(Callable { tools, parallel, is_named: false }))
     }
 
     /// What an answer is made of, adjacent text as one.
@@ -205,7 +272,7 @@ mod tests {
                 (_, part) => parts.push(part),
             }
         }
-        (parts, calls.found())
+        (parts, calls.found)
     }
 
     fn text(text: &str) -> Part {
@@ -221,7 +288,7 @@ mod tests {
 
     #[test]
     fn calls_in_tags_come_after_text_and_more_than_once() {
-        let expected = [text("Let me see.\n"), call(0, "look", r#"{"at":"é"}"#), call(1, "book", "{}")];
+        let expected = [text("Let me see.\n"), call(0, "look", r#"{"at": "é"}"#), call(1, "book", "{}")];
         assert_eq!(read(calls(true), [TWO]), (expected.to_vec(), 2));
         assert_eq!(read(calls(false), [TWO]), (expected[..2].to_vec(), 1));
         let unclosed = "<tool_call>{\"name\": \"book\", \"arguments\": \"{\\\"a\\\": 1}\"}";
@@ -233,9 +300,38 @@ mod tests {
     #[test]
     fn an_answer_may_be_a_call_as_a_whole() {
         let one = " {\"name\": \"look\", \"parameters\": {\"at\": 1}} ";
-        assert_eq!(read(calls(true), [one]).0, [call(0, "look", r#"{"at":1}"#)]);
+        assert_eq!(read(calls(true), [one]).0, [call(0, "look", r#"{"at": 1}"#)]);
         let list = "[{\"name\": \"look\", \"arguments\": {}}, {\"name\": \"book\", \"arguments\": {}}]";
         assert_eq!(read(calls(true), [list]).0, [call(0, "look", "{}"), call(1, "book", "{}")]);
+        let exactly = r#"{"name": "look", "arguments": {"id": 123456789012345678901, "id": 1e999}}"#;
+        let written = r#"{"id": 123456789012345678901, "id": 1e999}"#;
+        assert_eq!(read(calls(true), [exactly]).0, [call(0, "look", written)]);
+    }
+
+    #[test]
+    fn a_tag_that_is_none_hides_no_call_after_it() {
+        let book = "<tool_call>{\"name\": \"book\", \"arguments\": {}}</tool_call>";
+        for before in [
+            "I use <tool_call> now. ",
+            "<tool_call>",
+            "\n\n<tool_call>look()</tool_call> ",
+            "<tool_call>{\"name\": 1} ",
+        ] {
+            let expected = [text(before), call(0, "book", "{}")];
+            assert_eq!(read(calls(true), [&format!("{before}{book}")[..]]).0, expected, "{before}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_a_call_is_said_at_once() {
+        for said in ["[1] Paris", "[docs](/a)", "{1, 2}", "<b>", "x <tool_call> y"] {
+            let told: String = calls(true)
+                .read(said)
+                .iter()
+                .map(|part| if let Part::Text(text) = part { text } else { "?" })
+                .collect();
+            assert_eq!(told, said);
+        }
     }
 
     #[test]
@@ -250,6 +346,7 @@ mod tests {
             "[{\"name\": \"look\", \"arguments\": {}}, 1]",
             "{\"total\": 3}",
             "<tool_call>look()</tool_call> and on",
+            "\n\n<tool_call>look()</tool_call> x",
             "<tool_call>{\"name\": \"look\", \"arguments\": [1]}</tool_call>",
             "<tool_call>{\"name\": \"look\", \"argu",
         ] {
@@ -276,9 +373,15 @@ mod tests {
         }
 
         #[test]
-        fn without_a_call_nothing_is_lost(said in "[<>/a-z_\\[{ \n]{0,40}") {
+        fn without_a_call_nothing_is_lost(
+            words in proptest::collection::vec(prop_oneof![
+                Just("<tool_call>"), Just("</tool_call>"), Just("{\"name\": \"delete\", \"arguments\": {}}"), Just("\n"),
+                Just("é"), Just("<"), Just("["), Just("]"), Just("a b"),
+            ], 0..8),
+        ) {
+            let said = words.concat();
             let expected = if said.is_empty() { Vec::new() } else { vec![text(&said)] };
-            prop_assert_eq!(read(calls(true), [said.as_str()]).0, expected);
+            prop_assert_eq!(read(calls(true), words).0, expected);
         }
     }
 }

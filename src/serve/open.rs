@@ -46,7 +46,9 @@ pub fn open(config: &Config, progress: &dyn Progress) -> Result<Model, OpenError
     let opened = onnx::open(&onnx, &config.serve.model, config.serve.threads, progress)?;
     tracing::info!(model = config.serve.model, "a model is opened, computing on the processor, {why}");
     let active = active(&Registry::open(&DataDir::new(config.data_dir())), &opened.checkpoint)?;
-    Ok(Model { active, aliases: Some(config.adapters.clone()), ..over(&opened, &config.serve)? })
+    // The secrets of other servers are nothing to this one.
+    let aliases = config::Adapters { targets: Vec::new(), ..config.adapters.clone() };
+    Ok(Model { active, aliases: Some(aliases), ..over(&opened, &config.serve)? })
 }
 
 /// A server's model over one that is open already, without adapters and aliases.

@@ -1,6 +1,10 @@
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
+
+/// The file that tells where the embedded model listens.
+const EMBEDDED: &str = "embedded.address";
 
 /// Where everything is kept. The layout is documented in the README.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +103,28 @@ impl DataDir {
     #[must_use]
     pub fn authority(&self) -> PathBuf {
         self.0.join("ca")
+    }
+
+    /// Where the model listens that the process serving this directory embeds; none: it embeds none. A process that was
+    /// killed leaves it behind.
+    #[must_use]
+    pub fn embedded(&self) -> Option<SocketAddr> {
+        std::fs::read_to_string(self.0.join(EMBEDDED)).ok()?.trim().parse().ok()
+    }
+
+    /// Tells nights and commands, whose settings may be others, what [`embedded`](Self::embedded) gives.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn tell_embedded(&self, address: Option<SocketAddr>) -> std::io::Result<()> {
+        let path = self.0.join(EMBEDDED);
+        match address {
+            Some(address) => std::fs::write(path, format!("{address}\n")),
+            None => match std::fs::remove_file(path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            },
+        }
     }
 
     pub(super) fn create(&self) -> Result<(), StoreError> {

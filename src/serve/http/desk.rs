@@ -79,12 +79,14 @@ impl Desk {
             None => return Err(ApiError::no_such_model(&name)),
         };
         let (shape, logprobs) = (wanted.shape, wanted.logprobs);
-        let calls = Calls::of(wanted.callable.clone());
+        // An answer that follows a format is not a call, though it may look like one.
+        let schema = wanted.asked.schema()?;
+        let calls = Calls::of(wanted.callable.clone().filter(|_| schema.is_none()));
         let (streams, with_usage) = (wanted.asked.streams(), wanted.asked.with_usage());
         let numbers = wanted.asked.return_tokens_as_token_ids.unwrap_or(false);
         let permit = self.preparing.acquire().await.map_err(|_| ApiError::stopping())?;
         let desk = self.clone();
-        let order = tasks::blocking(move || desk.prepare(wanted, adapter)).await;
+        let order = tasks::blocking(move || desk.prepare(wanted, schema, adapter)).await;
         drop(permit);
         let order = order.ok_or_else(|| ApiError::ours("the request could not be prepared"))??;
         let tell = logprobs.map(|_| if numbers { Tell::Numbers } else { Tell::Text });
@@ -107,12 +109,17 @@ impl Desk {
     }
 
     /// Renders, tokenizes, compiles: on a blocking thread.
-    fn prepare(&self, wanted: Wanted, adapter: Option<Arc<Lora>>) -> Result<Order, ApiError> {
+    fn prepare(
+        &self,
+        wanted: Wanted,
+        schema: Option<Value>,
+        adapter: Option<Arc<Lora>>,
+    ) -> Result<Order, ApiError> {
         let Wanted { asked, prompts, logprobs, usual_limit, param, required, .. } = wanted;
         let choices = asked.choices()?;
         let sampling: Sampling = asked.sampling(logprobs)?;
         let stops = asked.stops()?;
-        let (schema, of) = match (asked.schema()?, required) {
+        let (schema, of) = match (schema, required) {
             (Some(_), Some(_)) => {
                 let message = "'response_format' cannot be followed by an answer that 'tool_choice' wants to be a call.";
                 return Err(ApiError::param("tool_choice", message));

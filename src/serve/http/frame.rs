@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::model::Micros;
 use crate::serve::calls::Call;
-use crate::serve::scheduler::{Finish, Order};
+use crate::serve::scheduler::Order;
 use crate::serve::text::Text;
 use crate::serve::voice::Told;
 
@@ -114,7 +114,7 @@ impl Frame {
         text: &str,
         calls: &[Call],
         told: &[Told],
-        finish: Finish,
+        reason: &str,
     ) -> Value {
         let logprobs = self.logprobs(told);
         match self.shape {
@@ -130,11 +130,11 @@ impl Frame {
                     "index": index,
                     "message": message,
                     "logprobs": logprobs,
-                    "finish_reason": reason(finish, calls.len()),
+                    "finish_reason": reason,
                 })
             }
             Shape::Text => {
-                json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish.name()})
+                json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason})
             }
         }
     }
@@ -153,9 +153,9 @@ impl Frame {
         self.delta_or_end(index, text, told, None, first)
     }
 
-    /// The end of an answer in which so many calls were made.
-    pub(super) fn end(&self, index: usize, finish: Finish, calls: usize, first: bool) -> Value {
-        self.delta_or_end(index, "", &[], Some(reason(finish, calls)), first)
+    /// The end of an answer.
+    pub(super) fn end(&self, index: usize, reason: &str, first: bool) -> Value {
+        self.delta_or_end(index, "", &[], Some(reason), first)
     }
 
     /// A call, whole, in a chat that has begun.
@@ -246,12 +246,9 @@ impl Frame {
     }
 }
 
-/// Why an answer ended, as OpenAI's API says it.
-fn reason(finish: Finish, calls: usize) -> &'static str {
-    if finish == Finish::Stop && calls > 0 { "tool_calls" } else { finish.name() }
-}
-
 fn call(call: &Call) -> Value {
-    let id = format!("call_{}", Uuid::now_v7().simple());
+    // The templates of Mistral take no other ids than of nine letters and digits.
+    let random = Uuid::now_v7().simple().to_string();
+    let id = &random[random.len() - 9..];
     json!({"id": id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}})
 }

@@ -65,9 +65,9 @@ pub(super) async fn respond(
         }
         event = answer.next().await.ok_or_else(ApiError::stopping)?;
     }
-    let choices = choices
-        .iter()
-        .enumerate()
-        .map(|(index, choice)| frame.choice(index, &choice.text, &choice.made, &choice.told, choice.finish));
+    let choices = choices.iter().enumerate().map(|(index, choice)| {
+        let reason = choice.calls.reason(choice.finish);
+        frame.choice(index, &choice.text, &choice.made, &choice.told, reason)
+    });
     Ok(reply(StatusCode::OK, &frame.whole(choices.collect(), usage)))
 }

@@ -70,7 +70,8 @@ impl Events {
                     self.say(choice, parts, Vec::new());
                 }
                 let first = !std::mem::replace(&mut self.begun[choice], true);
-                self.send(self.frame.end(choice, finish, self.calls[choice].found(), first));
+                let reason = self.calls[choice].reason(finish);
+                self.send(self.frame.end(choice, reason, first));
                 self.usage.ended(&self.frame, choice, tokens, cached);
                 if self.usage.ended == self.frame.answers {
                     if self.with_usage {

@@ -1,7 +1,7 @@
 //! Tools that a chat offers: what the template shows of them, which calls an answer may have, and what it must be where one is
 //! asked for.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::error::ApiError;
 use crate::serve::calls::Callable;
@@ -28,6 +28,7 @@ impl Tools {
     ) -> Result<Self, ApiError> {
         let tools = tools.unwrap_or_default();
         let names: Vec<String> = tools.iter().enumerate().map(name).collect::<Result<_, _>>()?;
+        let mut is_named = false;
         let wanted = match choice.unwrap_or(&Value::Null) {
             Value::Null => None,
             Value::String(choice) if choice == "auto" => None,
@@ -45,6 +46,7 @@ impl Tools {
                     let message = format!("Invalid 'tool_choice': there is no tool {named:?} in 'tools'.");
                     ApiError::param("tool_choice", message).code("invalid_value")
                 })?;
+                is_named = true;
                 Some(&names[at..=at])
             }
         };
@@ -54,10 +56,10 @@ impl Tools {
                 let message = "Invalid 'tool_choice': 'required' needs 'tools'.";
                 return Err(ApiError::param("tool_choice", message).code("invalid_value"));
             }
-            Some(wanted) => Some(call_schema(&tools, &names, wanted)?),
+            Some(wanted) => Some(call_schema(&tools, &names, wanted)),
         };
-        let callable =
-            (!names.is_empty()).then(|| Callable { tools: names.into(), parallel: parallel.unwrap_or(true) });
+        let parallel = parallel.unwrap_or(true);
+        let callable = (!names.is_empty()).then(|| Callable { tools: names.into(), parallel, is_named });
         let shown = if tools.is_empty() { Value::Null } else { Value::Array(tools) };
         Ok(Self { shown, callable, required })
     }
@@ -71,41 +73,40 @@ fn name((at, tool): (usize, &Value)) -> Result<String, ApiError> {
     })
 }
 
-/// Where schemas keep what they refer to by its path from the root.
-const DEFINITIONS: [&str; 2] = ["$defs", "definitions"];
-
 /// The schema of a call of one of the tools `wanted`.
-fn call_schema(tools: &[Value], names: &[String], wanted: &[String]) -> Result<Value, ApiError> {
-    let mut root = Map::new();
-    let mut calls = Vec::new();
-    for (at, tool) in tools.iter().enumerate().filter(|(at, _)| wanted.contains(&names[*at])) {
+fn call_schema(tools: &[Value], names: &[String], wanted: &[String]) -> Value {
+    let chosen = tools.iter().zip(names).filter(|(_, name)| wanted.contains(name));
+    let calls = chosen.enumerate().map(|(at, (tool, name))| {
         let mut arguments = match &tool["function"]["parameters"] {
-            Value::Null => json!({"type": "object"}),
-            parameters => parameters.clone(),
+            Value::Object(parameters) => Value::Object(parameters.clone()),
+            _ => json!({}),
         };
-        for kind in DEFINITIONS {
-            let Some(Value::Object(own)) = arguments.as_object_mut().and_then(|a| a.remove(kind)) else {
-                continue;
-            };
-            let shared = root.entry(kind).or_insert_with(|| json!({}));
-            for (name, definition) in own {
-                if shared.get(&name).is_some_and(|other| *other != definition) {
-                    let path = format!("tools[{at}].function.parameters.{kind}.{name}");
-                    let message = format!(
-                        "Invalid '{path}': another tool means something else by it, and 'tool_choice' asks for either."
-                    );
-                    return Err(ApiError::param(&path, message).code("invalid_value"));
-                }
-                shared[name] = definition;
-            }
-        }
-        calls.push(json!({
+        arguments["type"] = "object".into();
+        relocate(&mut arguments, &format!("#/anyOf/{at}/properties/arguments"));
+        json!({
             "type": "object",
-            "properties": {"name": {"const": names[at]}, "arguments": arguments},
+            "properties": {"name": {"const": name}, "arguments": arguments},
             "required": ["name", "arguments"],
             "additionalProperties": false,
-        }));
+        })
+    });
+    json!({"anyOf": calls.collect::<Vec<_>>()})
+}
+
+/// Makes references from the root of a schema ones from `root`, where the schema is put.
+fn relocate(schema: &mut Value, root: &str) {
+    match schema {
+        Value::Object(map) => {
+            for (key, value) in map {
+                match value {
+                    Value::String(to) if key == "$ref" && to.starts_with('#') => {
+                        *to = format!("{root}{}", &to[1..])
+                    }
+                    value => relocate(value, root),
+                }
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(|value| relocate(value, root)),
+        _ => {}
     }
-    root.insert("anyOf".to_owned(), Value::Array(calls));
-    Ok(Value::Object(root))
 }

@@ -35,7 +35,12 @@ fn calls(message: &Value) -> Vec<(String, Value)> {
     let calls = message["tool_calls"].as_array().map_or(&[][..], Vec::as_slice);
     let one = |call: &Value| {
         assert_eq!(call["type"], "function");
-        assert!(call["id"].as_str().is_some_and(|id| id.starts_with("call_") && id.len() > 20), "{call}");
+        assert!(
+            call["id"]
+                .as_str()
+                .is_some_and(|id| id.len() == 9 && id.chars().all(|c| c.is_ascii_alphanumeric())),
+            "{call}"
+        );
         let arguments = call["function"]["arguments"].as_str().expect("a text");
         let name = call["function"]["name"].as_str().expect("a text").to_owned();
         (name, serde_json::from_str(arguments).expect("JSON"))
@@ -116,11 +121,12 @@ async fn an_answer_can_be_made_to_be_a_call() {
         ("{\"name\": \"track\", \"arguments\": {\"order\": -1234}}", named, None),
     ] {
         let served = served(said).await;
+        let reason = if choice == "required" { "tool_calls" } else { "stop" };
         let answer = served.chat(offered(&json!({"tool_choice": choice}))).await;
         let choice = &answer["choices"][0];
         assert_eq!(
             (&choice["finish_reason"], &choice["message"]["content"]),
-            (&json!("tool_calls"), &Value::Null),
+            (&json!(reason), &Value::Null),
             "{answer}"
         );
         let calls = calls(&choice["message"]);
@@ -138,10 +144,44 @@ async fn an_answer_can_be_made_to_be_a_call() {
 }
 
 #[tokio::test]
+async fn schemas_of_arguments_mean_where_they_are_put_what_they_meant_alone() {
+    let tree = json!({"properties": {"name": {"type": "integer"}, "child": {"$ref": "#"}, "twin": {"$ref": "#/properties/name"}},
+        "required": ["name"], "additionalProperties": false});
+    for (parameters, said, expected) in [
+        (json!({}), "{\"name\": \"f\", \"arguments\": 5}", None),
+        (json!(true), "{\"name\": \"f\", \"arguments\": {}}", Some(json!({}))),
+        (
+            tree,
+            "{\"name\": \"f\", \"arguments\": {\"name\": 1, \"child\": {\"name\": 2}, \"twin\": 3}}",
+            Some(json!({"name": 1, "child": {"name": 2}, "twin": 3})),
+        ),
+    ] {
+        let served = served(said).await;
+        let tools = json!([{"type": "function", "function": {"name": "f", "parameters": parameters}}]);
+        let answer = served.chat(json!({"tools": tools, "tool_choice": "required", "max_tokens": 300})).await;
+        let message = &answer["choices"][0]["message"];
+        match expected {
+            Some(arguments) => assert_eq!(calls(message), [("f".to_owned(), arguments)], "{answer}"),
+            None => assert!(!answer.to_string().contains(": 5"), "a number is no object: {answer}"),
+        }
+        served.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_in_a_format_is_no_call() {
+    let said = "{\"name\": \"notify\", \"arguments\": {}}";
+    let served = served(said).await;
+    let answer = served.chat(offered(&json!({"response_format": {"type": "json_object"}}))).await;
+    assert_eq!((content(&answer), &answer["choices"][0]["finish_reason"]), (said, &json!("stop")));
+    let answer = served.chat(offered(&json!({"response_format": {"type": "text"}}))).await;
+    assert_eq!(calls(&answer["choices"][0]["message"]), [("notify".to_owned(), json!({}))]);
+    served.stop().await;
+}
+
+#[tokio::test]
 async fn tools_that_cannot_be_are_refused_by_their_path() {
     let served = served("ok").await;
-    let unlike = json!([tools()[0], {"type": "function", "function": {"name": "other", "parameters":
-        {"type": "object", "$defs": {"order": {"type": "string"}}}}}]);
     for (more, param) in [
         (
             json!({"tools": [{"type": "function", "function": {"description": "?"}}]}),
@@ -150,7 +190,6 @@ async fn tools_that_cannot_be_are_refused_by_their_path() {
         (json!({"tool_choice": "any"}), "tool_choice"),
         (json!({"tool_choice": {"type": "function", "function": {"name": "fly"}}}), "tool_choice"),
         (json!({"tool_choice": "required", "response_format": {"type": "json_object"}}), "tool_choice"),
-        (json!({"tool_choice": "required", "tools": unlike}), "tools[1].function.parameters.$defs.order"),
     ] {
         let answer = served.post("/v1/chat/completions", &question(offered(&more))).await;
         assert_eq!((answer.status, &value(&answer)["error"]["param"]), (400, &json!(param)), "{more}");
