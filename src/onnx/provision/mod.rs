@@ -202,7 +202,8 @@ impl Provisioner {
             return Ok(Located { path, origin: Origin::Cache });
         }
         if self.config.fetch == Fetch::Never {
-            return Err(ProvisionError::Missing { part: pin.part, setting: pin.setting });
+            let Pin { part, setting, fetched_by, .. } = *pin;
+            return Err(ProvisionError::Missing { part, setting, fetched_by });
         }
         let turn = cache.turn()?;
         // Another process may have fetched it while this one waited for its turn.
