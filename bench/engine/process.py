@@ -33,12 +33,20 @@ class Failed(Exception):
 
 def engine(given=None):
     """Path of the example binary that runs Remora's engine."""
+    return built("release/examples/engine", "cargo build --release --example engine, or give --engine PATH", given)
+
+
+def remora(given=None):
+    """Path of Remora's own binary."""
+    return built("release/remora", "cargo build --release --bin remora, or give --remora PATH", given)
+
+
+def built(name, otherwise, given):
     if given:
         return str(given)
-    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
-    path = target / "release/examples/engine"
+    path = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target")) / name
     if not path.exists():
-        raise SystemExit(f"{path} is missing: cargo build --release --example engine, or give --engine PATH")
+        raise SystemExit(f"{path} is missing: {otherwise}")
     return str(path)
 
 

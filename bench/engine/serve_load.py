@@ -46,15 +46,13 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self.address = "127.0.0.1:%d" % free.getsockname()[1]
         self.base = BASE
-        target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", process.REPOSITORY / "target"))
-        binary = args.remora or target / "release/remora"
         config = scratch / "remora.yaml"
         settings = {
             "model": str(args.gguf), "names": [BASE], "listen": self.address, "threads": args.threads, "slots": 8,
             "context": 512,
         }
         config.write_text(json.dumps({"serve": settings}))
-        command = [str(binary), "serve", "--config", str(config), "--data", str(scratch / "data"), *args.serve_arg]
+        command = [process.remora(args.remora), "serve", "--config", str(config), "--data", str(scratch / "data"), *args.serve_arg]
         self.log = open(scratch / "serve.log", "w+")
         self.child = subprocess.Popen(command, stdout=self.log, stderr=self.log)
         self.wait()

@@ -22,6 +22,7 @@ enum Verb {
     List {
         #[command(flatten)]
         common: Common,
+        /// End with one line of JSON.
         #[arg(long)]
         json: bool,
     },
@@ -32,6 +33,7 @@ enum Verb {
         /// An id, its beginning or its end, or an alias.
         #[arg(value_name = "ID|ALIAS")]
         adapter: String,
+        /// End with one line of JSON.
         #[arg(long)]
         json: bool,
     },
@@ -46,11 +48,13 @@ enum Verb {
         /// The alias, in place of the one that `adapters.alias` gives its scope.
         #[arg(long)]
         alias: Option<String>,
-        #[arg(long, default_value = "by hand")]
+        /// Why; it is kept with the decision.
+        #[arg(long, value_name = "TEXT", default_value = "by hand")]
         reason: String,
         /// Also if the gate refused it.
         #[arg(long)]
         anyway: bool,
+        /// End with one line of JSON.
         #[arg(long)]
         json: bool,
     },
@@ -60,8 +64,10 @@ enum Verb {
         common: Common,
         /// May be left out where there is only one.
         alias: Option<String>,
-        #[arg(long, default_value = "by hand")]
+        /// Why; it is kept with the decision.
+        #[arg(long, value_name = "TEXT", default_value = "by hand")]
         reason: String,
+        /// End with one line of JSON.
         #[arg(long)]
         json: bool,
     },

@@ -42,7 +42,7 @@ pub(super) struct Demo {
     seed: u64,
     /// With --model: deal the corrections out at random. The gate has to refuse what is learned from them.
     #[cfg(feature = "onnx")]
-    #[arg(long, hide = true, requires = "model")]
+    #[arg(long, requires = "model")]
     shuffled: bool,
     /// End when all is said.
     #[arg(long)]

@@ -4,6 +4,10 @@ use serde::Serialize;
 
 use super::{Common, Failure, Outcome, output};
 use crate::config::Config;
+#[cfg(feature = "onnx")]
+use crate::config::{Fetch, Onnx};
+#[cfg(feature = "onnx")]
+use crate::onnx::{self, checkpoint::Checkpoint, provision, runtime};
 use crate::store::{DataDir, Store};
 
 /// Say what works here and what is missing. Changes nothing, fetches nothing.
@@ -32,7 +36,10 @@ impl Doctor {
         let mut findings = data(&config);
         findings.push(address("listen", &config.listen));
         findings.push(address("admin", &config.admin));
-        findings.extend(onnx(&config));
+        if config.embeds_server() {
+            findings.push(address("serve.listen", &config.serve.listen));
+        }
+        findings.extend(engine(&config));
         let broken = findings.iter().any(|f| f.needed && !f.fine);
         if self.json {
             output::json_line(&serde_json::json!({"fine": !broken, "findings": findings}))?;
@@ -102,20 +109,64 @@ fn address(what: &'static str, address: &str) -> Finding {
 }
 
 #[cfg(feature = "onnx")]
-fn onnx(config: &Config) -> Vec<Finding> {
-    let status = crate::onnx::provision::status(&config.onnx);
-    [("ONNX Runtime", status.library), ("embedding model", status.model), ("tokenizer", status.tokenizer)]
-        .map(|(what, found)| {
-            let fine = found.is_ok();
-            let said =
-                found.map_or_else(|e| e.to_string(), |at| format!("{} ({})", at.path.display(), at.origin));
-            Finding { what, fine, needed: false, said }
-        })
-        .into()
+fn engine(config: &Config) -> Vec<Finding> {
+    let status = provision::status(&config.onnx);
+    // Whoever has no library has been told so, and there is nothing to ask for a device.
+    let device = status.library.as_ref().ok().map(|library| device(&config.onnx, &library.path));
+    let parts = [
+        ("ONNX Runtime", status.library),
+        ("embedding model", status.model),
+        ("tokenizer", status.tokenizer),
+    ]
+    .map(|(what, found)| finding(what, found.map(|at| format!("{} ({})", at.path.display(), at.origin))));
+    parts.into_iter().chain(device).chain(models(config)).collect()
+}
+
+#[cfg(feature = "onnx")]
+fn finding(what: &'static str, found: Result<String, impl std::fmt::Display>) -> Finding {
+    let fine = found.is_ok();
+    Finding { what, fine, needed: false, said: found.unwrap_or_else(|e| e.to_string()) }
+}
+
+/// What models would be trained on, and why.
+#[cfg(feature = "onnx")]
+fn device(config: &Onnx, library: &std::path::Path) -> Finding {
+    let chosen = runtime::environment(library, config.threads, config.spin)
+        .and_then(|environment| onnx::choose_device(&environment, config.device));
+    finding("training", chosen.map(|(_, said)| said))
+}
+
+/// The language models that these settings use.
+#[cfg(feature = "onnx")]
+fn models(config: &Config) -> Vec<Finding> {
+    let embedded = config.embeds_server();
+    let mut findings = Vec::new();
+    if embedded || config.serve.model != provision::DEFAULT_MODEL {
+        let found = model(&config.onnx, "serve.model", &config.serve.model);
+        findings.push(Finding { needed: embedded && !is_fetched(config), ..found });
+    }
+    findings.extend(config.train.model.as_ref().map(|name| model(&config.onnx, "train.model", name)));
+    findings
+}
+
+/// Whether the served model comes by itself, when it is first needed.
+#[cfg(feature = "onnx")]
+fn is_fetched(config: &Config) -> bool {
+    config.serve.model == provision::DEFAULT_MODEL && config.onnx.fetch == Fetch::Auto
+}
+
+#[cfg(feature = "onnx")]
+fn model(config: &Onnx, what: &'static str, name: &str) -> Finding {
+    let opened = || -> anyhow::Result<String> {
+        let path = provision::model_status(config, name)?;
+        Checkpoint::open(&path)?;
+        Ok(path.display().to_string())
+    };
+    finding(what, opened())
 }
 
 #[cfg(not(feature = "onnx"))]
-fn onnx(_: &Config) -> Vec<Finding> {
+fn engine(_: &Config) -> Vec<Finding> {
     vec![Finding {
         what: "ONNX Runtime",
         fine: false,

@@ -19,6 +19,7 @@ enum Verb {
     List {
         #[command(flatten)]
         place: Place,
+        /// End with one line of JSON.
         #[arg(long)]
         json: bool,
     },

@@ -44,6 +44,46 @@ fn a_data_directory_that_cannot_be_used_gives_one_clear_line() {
     assert!(said.lines().count() == 1 && said.contains("--data"), "{said}");
 }
 
+#[cfg(feature = "onnx")]
+#[test]
+fn the_doctor_says_where_models_would_train_and_which_are_missing() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = dir.path().join("remora.yaml");
+    let tiny = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/engine/llama");
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = socket.local_addr().expect("it has one");
+    let asked = |served: &std::path::Path| {
+        let yaml = format!(
+            "upstream: {{url: embedded}}\nserve: {{model: {}, listen: \"{taken}\"}}\ntrain: {{model: /nowhere}}\n\
+             onnx: {{device: cpu}}\n",
+            served.display()
+        );
+        std::fs::write(&file, yaml).expect("written");
+        let config = file.to_str().expect("a plain path");
+        let output = remora(&with_data(&["doctor", "--json", "--config", config], dir.path()));
+        let said: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        (output.status.code(), said["findings"].as_array().expect("a list").clone())
+    };
+    let of = |findings: &[Value], what: &str| {
+        let found = findings.iter().find(|f| f["what"] == what).expect(what);
+        (found["fine"] == true, found["said"].as_str().expect("a sentence").to_owned())
+    };
+
+    let (code, findings) = asked(&tiny);
+    assert_eq!(code, Some(0), "{findings:?}");
+    assert_eq!(of(&findings, "serve.model"), (true, tiny.display().to_string()));
+    assert_eq!(of(&findings, "training"), (true, "computing on the CPU, as onnx.device says".into()));
+    let (fine, said) = of(&findings, "train.model");
+    assert!(!fine && said.contains("/nowhere"), "{said}");
+    let (fine, said) = of(&findings, "serve.listen");
+    assert!(!fine && said.contains("taken"), "{said}");
+
+    // Requests that are meant for it would fail.
+    let (code, findings) = asked(dir.path());
+    assert_eq!(code, Some(1), "{findings:?}");
+    assert!(!of(&findings, "serve.model").0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn export_search_show_and_dream_work_beside_a_running_proxy() {
     let upstream =

@@ -23,7 +23,8 @@ type Result<T> = std::result::Result<T, AdapterError>;
 
 /// Writes an adapter into a new directory, which appears whole or not at all. Weights are f32.
 ///
-/// `base_model` is what PEFT loads the base from: a hub name or a path.
+/// `base_model` is what readers that look for the base themselves (`AutoPeftModel`) would load it from. Callers pass the model as it
+/// was configured, so only a directory can be found by it; others have to be given the base.
 ///
 /// # Errors
 /// When something is at `directory` already, the adapter is none of this model, or the disk fails.

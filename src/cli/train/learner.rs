@@ -61,7 +61,8 @@ impl Local {
         })
     }
 
-    /// What answers: the model as it was trained. Weights in floats are the same memory.
+    /// What answers: the model as it was trained. It packs weights of its own, in floats out of the file that is mapped for
+    /// training.
     fn engine(&mut self) -> Result<&mut OnnxEngine, ExamError> {
         if self.engine.is_none() {
             let options =

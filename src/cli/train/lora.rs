@@ -80,6 +80,7 @@ struct Settings {
     /// Steps until it is reached.
     #[arg(long, default_value_t = 10, value_name = "N")]
     warmup: u64,
+    /// Share of each number, times the learning rate, that a step takes away; 0: none.
     #[arg(long, default_value_t = 0.0, value_name = "X")]
     weight_decay: f64,
     /// The gradient's norm is cut to this; 0: not.
@@ -110,6 +111,7 @@ struct Settings {
     /// Steps between saved states; 0: none.
     #[arg(long, default_value_t = 20, value_name = "N")]
     save_every: u64,
+    /// Decides where the adapter begins and in which order chats come; the same seed and chats give the same adapter.
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
     /// Threads that compute; 0: one a core.

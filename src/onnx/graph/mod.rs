@@ -27,7 +27,8 @@ pub const I64: TensorElementType = TensorElementType::Int64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Var(u32);
 
-/// What a node computes. Those that [`Graph::gradient`] can pass through are variants; the rest is [`Op::Raw`].
+/// What a node computes. [`Graph::gradient`] can pass through all but [`Op::Expand`], which gradients themselves are made with, and
+/// [`Op::Raw`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
     Add,

@@ -12,9 +12,9 @@ pub enum ProvisionError {
     NoModel { path: PathBuf },
 
     #[error(
-        "{part} is not on this machine and onnx.fetch is `never`: set {setting}, or run `remora provision` with onnx.fetch `auto`"
+        "{part} is not on this machine and is not fetched here: set {setting}, or run `{fetched_by}` with onnx.fetch `auto`"
     )]
-    Missing { part: &'static str, setting: &'static str },
+    Missing { part: &'static str, setting: &'static str, fetched_by: &'static str },
 
     #[error(
         "no wheel of {requirement} is pinned for {platform}: `pip install onnxruntime` (1.24 or newer), or set onnx.library to its shared library"

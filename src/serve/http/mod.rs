@@ -2,8 +2,9 @@
 //!
 //! In: requests. Out: orders for the scheduler, and its events as JSON, whole or streamed.
 //!
-//! Always true: every refusal has the form of OpenAI's errors and names the parameter; unknown parameters are ignored,
-//! those that would change the answer and are not supported are refused; a client that goes away cancels its request.
+//! Always true: every refusal has the form of OpenAI's errors and names the parameter; parameters that are not known are ignored,
+//! also such as would change the answer, but for `echo`, `suffix` and a `best_of` beyond `n`, which are refused; a client that goes
+//! away cancels its request.
 
 mod ask;
 mod chat;

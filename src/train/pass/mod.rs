@@ -33,7 +33,7 @@ pub trait Learner {
     /// Template and tokenizer.
     fn language(&self) -> &dyn Language;
 
-    /// SHA-256 of the base model's weights, in hex.
+    /// BLAKE3 hash of the base model's weights, in hex.
     ///
     /// # Errors
     /// When they cannot be read.
