@@ -1,4 +1,6 @@
+use std::io::IsTerminal as _;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -40,5 +42,23 @@ impl Progress for Bars {
 
     fn end(&self) {
         self.set(None);
+    }
+}
+
+/// Says when numbers are due that nobody sees in a bar, since standard error is no terminal.
+#[derive(Debug, Default)]
+pub(super) struct Lines(Option<Instant>);
+
+/// Between two lines of numbers.
+const OFTEN: Duration = Duration::from_secs(30);
+
+impl Lines {
+    /// True at first, and then every half minute.
+    pub(super) fn due(&mut self) -> bool {
+        let due = !std::io::stderr().is_terminal() && self.0.is_none_or(|last| last.elapsed() >= OFTEN);
+        if due {
+            self.0 = Some(Instant::now());
+        }
+        due
     }
 }

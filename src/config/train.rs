@@ -56,6 +56,8 @@ pub struct TrainLora {
     pub replay: usize,
     /// What the loss on general text counts against that on the examples.
     pub replay_weight: f64,
+    /// What one token's loss counts at most, in nats; 0: all of it.
+    pub loss_clip: f64,
     /// Tokens of an example at most; longer ones are left out.
     pub context: usize,
     pub seed: u64,
@@ -116,6 +118,7 @@ impl Default for TrainLora {
             batch: 4,
             replay: 2,
             replay_weight: 1.0,
+            loss_clip: 0.0,
             context: 1024,
             seed: 0,
             quantize: Quantize::None,
@@ -175,6 +178,7 @@ impl Train {
             ("lora.epochs", lora.epochs > 0.0 && lora.epochs <= 1000.0, "must be more than 0, at most 1000"),
             ("lora.replay", lora.replay <= 64, "must be at most 64"),
             ("lora.replay_weight", (0.0..=100.0).contains(&lora.replay_weight), "must be from 0 to 100"),
+            ("lora.loss_clip", (0.0..=1000.0).contains(&lora.loss_clip), "must be from 0 to 1000"),
             ("lora.batch", lora.batch > 0, "must be at least 1"),
             ("lora.context", lora.context >= 16, "must be at least 16"),
             ("gate.prompts", gate.prompts > 0, "must be at least 1"),

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::engine::{Engine, EngineError, Row};
 use super::text::Text;
@@ -249,10 +249,12 @@ impl Text for ScriptedText {
         messages: &[Value],
         tools: &Value,
         generation_prompt: bool,
+        settings: &Map<String, Value>,
     ) -> Result<String, TextError> {
-        let mut prompt = String::new();
+        // The one setting that this template knows.
+        let mut prompt = settings.get("preface").and_then(Value::as_str).unwrap_or_default().to_owned();
         if !tools.is_null() {
-            prompt = format!("<|tool|>{tools}<|end|>");
+            prompt += &format!("<|tool|>{tools}<|end|>");
         }
         for message in messages {
             let role = message["role"].as_str().unwrap_or_default();

@@ -1,4 +1,4 @@
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::onnx::checkpoint::Checkpoint;
 use crate::onnx::text::{ChatTemplate, TextError, Tokenizer};
@@ -19,12 +19,17 @@ pub trait Text: Send + Sync {
 
     fn vocabulary(&self) -> usize;
 
-    /// The prompt for OpenAI-shaped messages; `tools` as in a request, or null.
+    /// The prompt for OpenAI-shaped messages; `tools` as in a request, or null; `settings` that the template knows by name.
     ///
     /// # Errors
     /// What the template refuses, in its own words.
-    fn render(&self, messages: &[Value], tools: &Value, generation_prompt: bool)
-    -> Result<String, TextError>;
+    fn render(
+        &self,
+        messages: &[Value],
+        tools: &Value,
+        generation_prompt: bool,
+        settings: &Map<String, Value>,
+    ) -> Result<String, TextError>;
 }
 
 /// The text side of a checkpoint.
@@ -70,7 +75,8 @@ impl Text for ModelText {
         messages: &[Value],
         tools: &Value,
         generation_prompt: bool,
+        settings: &Map<String, Value>,
     ) -> Result<String, TextError> {
-        self.template.render(messages, tools, generation_prompt)
+        self.template.render_with(messages, tools, generation_prompt, settings)
     }
 }

@@ -68,18 +68,34 @@ pub enum LeftOut {
 }
 
 /// The tokens of a conversation up to the last answer that is learned; only answers count, each with the token that ends
-/// it.
+/// it. Where the template prints an answer in another way once the conversation has gone on, the last one alone counts: the
+/// others are not what the model would have said.
 ///
 /// Prompts and answers are encoded apart, for a server encodes a prompt and then adds the answer's tokens one by one.
 ///
 /// # Errors
 /// Why it makes none.
 pub fn example(language: &dyn Language, chat: &Chat, context: usize) -> Result<Example, LeftOut> {
-    let (learned, messages) = (chat.learned(), chat.plain());
+    let learned = chat.learned();
+    match of_answers(language, chat, &learned, context) {
+        Err(LeftOut::Unstable) if learned.len() > 1 => {
+            of_answers(language, chat, &learned[learned.len() - 1..], context)
+        }
+        made => made,
+    }
+}
+
+fn of_answers(
+    language: &dyn Language,
+    chat: &Chat,
+    learned: &[usize],
+    context: usize,
+) -> Result<Example, LeftOut> {
+    let messages = chat.plain();
     let last = *learned.last().ok_or(LeftOut::Nothing)?;
     let whole = language.render(&messages[..=last], &chat.tools, false)?;
     let (mut tokens, mut weights, mut at) = (Vec::new(), Vec::new(), 0);
-    for turn in learned {
+    for &turn in learned {
         let Turn { prompt, end } = Turn::of(language, &messages, &chat.tools, turn)?;
         if !whole.starts_with(&end) || prompt.len() < at {
             return Err(LeftOut::Unstable);
@@ -227,6 +243,47 @@ mod tests {
         assert_eq!(text, "[system:s\n[user:q\n[assistant:yes\n[user:r\n[assistant:no");
         assert_eq!(counted(&example).replace('.', ""), "yes]no]");
         assert_eq!(example.tokens.len(), example.weights.len());
+    }
+
+    /// As models that can think: an empty thought before the last answer, none before those that came earlier.
+    struct Thinking;
+
+    impl Language for Thinking {
+        fn render(&self, messages: &[Value], tools: &Value, prompt: bool) -> Result<String, TextError> {
+            let mut out = Bytes.render(messages, tools, prompt)?;
+            let last = messages.last().is_some_and(|message| message["role"] == "assistant");
+            if let Some(at) = out.rfind("[assistant:").filter(|_| prompt || last) {
+                out.insert_str(at + "[assistant:".len(), "<>");
+            }
+            Ok(out)
+        }
+
+        fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
+            Bytes.encode(text)
+        }
+
+        fn decode(&self, tokens: &[u32]) -> Result<String, TextError> {
+            Bytes.decode(tokens)
+        }
+
+        fn stops(&self) -> &[u32] {
+            Bytes.stops()
+        }
+    }
+
+    #[test]
+    fn where_earlier_answers_are_printed_in_another_way_the_last_is_learned() {
+        let chat = chat(json!([
+            {"role": "user", "content": "q"}, {"role": "assistant", "content": "yes"},
+            {"role": "user", "content": "r"}, {"role": "assistant", "content": "no"},
+        ]));
+        let example = example(&Thinking, &chat, 100).expect("an example");
+        assert_eq!(
+            Bytes.decode(&example.tokens).expect("text"),
+            "[user:q\n[assistant:yes\n[user:r\n[assistant:<>no"
+        );
+        assert_eq!(counted(&example).trim_matches('.'), "no]");
+        assert_eq!(question(&Thinking, &chat, 100, 10).expect("a question").answer, "no");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 use serde_json::json;
 
-use super::super::progress::{Bars, bar};
+use super::super::progress::{Bars, Lines, bar};
 use super::super::run::stop_signal;
 use super::super::{Common, Failure, Outcome, output, runtime};
 use crate::adapters::{gguf, ort_file, peft};
@@ -187,7 +187,7 @@ impl Lora {
             None => Vec::new(),
         };
         if options.replay > 0 {
-            examples.extend(General::of(checkpoint)?.replay);
+            examples.extend(General::of(checkpoint)?.replay_within(options.context));
         }
         let keep = if self.settings.save_memory { Keep::Input } else { Keep::Products };
         let mut stack = Stack::new(
@@ -204,7 +204,7 @@ impl Lora {
         let place = Place { dir: &state, base: &base };
         let job = Job { examples: &examples, held_out: &held_out, options: &options, state: Some(place) };
         let stop = Stop::listen()?;
-        let mut shown = Shown { bar: None, quiet: self.json };
+        let mut shown = Shown { bar: None, lines: Lines::default(), quiet: self.json };
         let trained = run(&mut stack, &opened.runtime, &job, &mut |event| {
             shown.show(event);
             if stop.asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -311,9 +311,10 @@ impl Stop {
     }
 }
 
-/// A bar with the last numbers.
+/// A bar with the last numbers, or a line of them now and then.
 struct Shown {
     bar: Option<ProgressBar>,
+    lines: Lines,
     quiet: bool,
 }
 
@@ -328,8 +329,12 @@ impl Shown {
             Event::Step { step, steps, loss, tokens_per_second, seconds_left, .. } => {
                 let bar = self.bar.get_or_insert_with(|| bar("training", Some(*steps)));
                 bar.set_position(*step);
-                let left = seconds_left.round();
-                bar.set_message(format!("loss {loss:.3}, {tokens_per_second:.0} tok/s, {left} s left"));
+                let numbers =
+                    format!("loss {loss:.3}, {tokens_per_second:.0} tok/s, {seconds_left:.0} s left");
+                if self.lines.due() {
+                    eprintln!("step {step} of {steps}: {numbers}");
+                }
+                bar.set_message(numbers);
             }
         }
     }

@@ -10,13 +10,13 @@ use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-use super::progress::bar;
+use super::progress::{Lines, bar};
 use super::{Common, Failure, Outcome, open_store, output, runtime};
 use crate::config::{Config, parse_scope};
 use crate::model::{Micros, Scope};
 use crate::store::Store;
 use crate::train::night::{Ended, Means, Night, Release, Run, release};
-use crate::train::pass::{Line, Phase, Work};
+use crate::train::pass::{Line, Phase, Step, Work};
 use crate::upstream::Setup;
 use crate::{outcome, schedule, trajectory};
 
@@ -167,27 +167,33 @@ impl Released {
     }
 }
 
-/// Bars on a terminal, a line a phase in the log.
+/// Bars on a terminal, a line a phase in the log, and while training now and then.
 #[derive(Default)]
-struct Phases(Option<(Phase, ProgressBar)>);
+struct Phases {
+    bar: Option<(Phase, ProgressBar)>,
+    lines: Lines,
+}
 
 impl Phases {
     fn show(&mut self, line: &Line) {
-        if self.0.as_ref().is_none_or(|(phase, _)| *phase != line.phase) {
+        if self.bar.as_ref().is_none_or(|(phase, _)| *phase != line.phase) {
             let doing = doing(line.phase);
             tracing::info!(doing, total = line.total, "a training goes on");
-            if let Some((_, old)) = self.0.replace((line.phase, bar(doing, Some(line.total)))) {
+            if let Some((_, old)) = self.bar.replace((line.phase, bar(doing, Some(line.total)))) {
                 old.finish_and_clear();
             }
         }
-        let Some((_, bar)) = &self.0 else { return };
+        let Some((_, bar)) = &self.bar else { return };
         bar.set_length(line.total);
         bar.set_position(line.done);
         if let Some(step) = &line.step {
+            let Step { step, steps, loss, tokens_per_second, seconds_left } = step;
+            if self.lines.due() {
+                let (tokens_per_second, seconds_left) = (tokens_per_second.round(), seconds_left.round());
+                tracing::info!(step, steps, loss, tokens_per_second, seconds_left, "training");
+            }
             bar.set_message(format!(
-                "training, loss {:.3}, {:.0} s left",
-                step.loss,
-                step.seconds_left.max(0.0)
+                "loss {loss:.3}, {tokens_per_second:.0} tok/s, {seconds_left:.0} s left"
             ));
         }
     }
@@ -195,7 +201,7 @@ impl Phases {
 
 impl Drop for Phases {
     fn drop(&mut self) {
-        if let Some((_, bar)) = &self.0 {
+        if let Some((_, bar)) = &self.bar {
             bar.finish_and_clear();
         }
     }

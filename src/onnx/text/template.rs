@@ -4,7 +4,7 @@ use std::sync::Arc;
 use minijinja::{Environment, Error, ErrorKind, Value as Jinja};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use regex::Regex;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{TextError, python};
 
@@ -52,7 +52,8 @@ impl ChatTemplate {
         Self { inner: Arc::new(Inner { environment, missing, tokens }) }
     }
 
-    /// The prompt for OpenAI-shaped messages; `tools` as in a request, or `Value::Null`.
+    /// The prompt for OpenAI-shaped messages; `tools` as in a request, or `Value::Null`. Models that can think aloud are told
+    /// not to (`enable_thinking`): their answers are what is recorded, learned and compared.
     ///
     /// # Errors
     /// What the template itself refuses (`raise_exception`), or fails at; and where the model has none.
@@ -61,6 +62,20 @@ impl ChatTemplate {
         messages: &[Value],
         tools: &Value,
         add_generation_prompt: bool,
+    ) -> Result<String, TextError> {
+        self.render_with(messages, tools, add_generation_prompt, &Map::new())
+    }
+
+    /// As [`render`](Self::render), with settings that the template knows by name.
+    ///
+    /// # Errors
+    /// As [`render`](Self::render).
+    pub fn render_with(
+        &self,
+        messages: &[Value],
+        tools: &Value,
+        add_generation_prompt: bool,
+        settings: &Map<String, Value>,
     ) -> Result<String, TextError> {
         if let Some(missing) = &self.inner.missing {
             return Err(TextError(missing.clone()));
@@ -71,6 +86,8 @@ impl ChatTemplate {
             .iter()
             .map(|(name, text)| (name.as_str(), Jinja::from(text.as_str())))
             .collect();
+        context.insert("enable_thinking", Jinja::from(false));
+        context.extend(settings.iter().map(|(name, value)| (name.as_str(), Jinja::from_serialize(value))));
         context.insert("messages", Jinja::from_serialize(messages));
         context.insert("tools", Jinja::from_serialize(tools));
         context.insert("documents", Jinja::from(()));
@@ -152,6 +169,16 @@ mod tests {
     fn marks_of_answers_change_nothing() {
         let source = "a{%- generation -%}  b  {%- endgeneration %}c";
         assert_eq!(rendered(source, &json!([]), &Value::Null).unwrap(), "abc");
+    }
+
+    #[test]
+    fn models_that_can_think_are_told_not_to_unless_they_are_asked() {
+        let source = "{% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}{{ messages }}";
+        let template = ChatTemplate::new(Some(source), BTreeMap::new());
+        assert_eq!(template.render(&[], &Value::Null, true).unwrap(), "<think></think>[]");
+        let settings = json!({"enable_thinking": true, "messages": "others"});
+        let settings = settings.as_object().unwrap();
+        assert_eq!(template.render_with(&[], &Value::Null, true, settings).unwrap(), "[]");
     }
 
     #[test]

@@ -173,7 +173,7 @@ pub(super) fn within(param: &str, given: f64, least: f64, most: f64) -> Result<(
 
 /// The request needs more tokens than the model has room for; all the numbers are in the message.
 pub(super) fn fits(prompt: usize, asked: Option<usize>, context: usize, param: &str) -> Result<(), ApiError> {
-    let wanted = prompt + asked.unwrap_or(1);
+    let wanted = prompt.saturating_add(asked.unwrap_or(1));
     if wanted <= context {
         return Ok(());
     }

@@ -26,6 +26,7 @@ struct Chat {
     tool_choice: Option<Value>,
     parallel_tool_calls: Option<bool>,
     add_generation_prompt: Option<bool>,
+    chat_template_kwargs: Option<serde_json::Map<String, Value>>,
 }
 
 pub(super) async fn complete(
@@ -53,6 +54,7 @@ pub(super) async fn complete(
     }
     let messages: Vec<Value> = (0..).zip(messages).map(|(at, m)| message(at, m)).collect::<Result<_, _>>()?;
     let generation_prompt = chat.add_generation_prompt.unwrap_or(true);
+    let settings = chat.chat_template_kwargs.unwrap_or_default();
     let prompts = Box::new(move |text: &dyn Text| {
         let failed = |error: crate::onnx::text::TextError| {
             ApiError::param(
@@ -60,7 +62,7 @@ pub(super) async fn complete(
                 format!("The model's chat template does not take these messages: {error}"),
             )
         };
-        let prompt = text.render(&messages, &shown, generation_prompt).map_err(failed)?;
+        let prompt = text.render(&messages, &shown, generation_prompt, &settings).map_err(failed)?;
         Ok(vec![text.encode(&prompt).map_err(failed)?])
     });
     let wanted = Wanted {

@@ -106,6 +106,12 @@ impl General {
             measured: general::perplexity(encode).map_err(failed)?,
         })
     }
+
+    /// What is replayed where examples have at most `context` tokens.
+    #[must_use]
+    pub fn replay_within(&self, context: usize) -> Vec<Example> {
+        self.replay.iter().filter(|example| example.tokens.len() <= context).cloned().collect()
+    }
 }
 
 /// What a pass is at.
@@ -194,6 +200,7 @@ pub fn options(lora: &TrainLora) -> Options {
         batch: lora.batch,
         replay: lora.replay,
         replay_weight: lora.replay_weight,
+        loss_clip: lora.loss_clip,
         context: lora.context,
         seed: lora.seed,
         // What is held out is the gate's: a run that stopped where it does best there would be tested on what it chose.
@@ -234,7 +241,8 @@ pub fn run(
         let (given, fit) = (training.len(), examples.len());
         return Err(PassError::TooFew { given, fit, least: settings.examples.least, why: left_out.words() });
     }
-    let asked = &held_out[..held_out.len().min(settings.gate.prompts)];
+    // The newest, which come last: what the app is asked today.
+    let asked = &held_out[held_out.len().saturating_sub(settings.gate.prompts)..];
     let worked = gate::worked(&training, settings.gate.worked);
     let (mut paper, refused) = gate::paper(learner.language(), asked, &worked, context, most);
     refused.iter().for_each(|why| left_out.count(why));
@@ -243,13 +251,13 @@ pub fn run(
     if paper.answers.len() < least {
         return Err(PassError::TooFewHeldOut { fit: paper.answers.len(), least, why: left_out.words() });
     }
-    let replay: &[Example] = if settings.lora.replay > 0 { &general.replay } else { &[] };
+    let replay = if settings.lora.replay > 0 { general.replay_within(context) } else { Vec::new() };
     let mut report = Report {
         base_hash: learner.base_hash()?,
         training: (examples.len() + replay.len()) as u64,
         replay: replay.len() as u64,
         held_out: paper.answers.len() as u64,
-        tokens: examples.iter().chain(replay).map(|e| e.tokens.len() as u64).sum(),
+        tokens: examples.iter().chain(&replay).map(|e| e.tokens.len() as u64).sum(),
         left_out: left_out.0,
         base: BaseMarks { prompts: Vec::new(), perplexity: None },
         candidate: None,
@@ -272,7 +280,7 @@ pub fn run(
     if let Some(reason) = no_room(&report.base, settings.gate.gain) {
         report.verdict.reasons.push(reason);
     } else {
-        let all: Vec<Example> = examples.into_iter().chain(replay.iter().cloned()).collect();
+        let all: Vec<Example> = examples.into_iter().chain(replay).collect();
         let mut last = Step::default();
         learner.train(&all, &options(&settings.lora), &mut |step| {
             last = step.clone();

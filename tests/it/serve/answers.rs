@@ -54,7 +54,13 @@ async fn messages_are_taken_in_all_their_forms() {
     let told = served.chat(with_tools.clone()).await;
     assert!(told["usage"]["prompt_tokens"].as_u64() > bare["usage"]["prompt_tokens"].as_u64());
     with_tools["tool_choice"] = json!("none");
-    assert_eq!(served.chat(with_tools).await["usage"]["prompt_tokens"], bare["usage"]["prompt_tokens"]);
+    assert_eq!(
+        served.chat(with_tools.clone()).await["usage"]["prompt_tokens"],
+        bare["usage"]["prompt_tokens"]
+    );
+    with_tools["chat_template_kwargs"] = json!({"preface": "12345", "unknown": 1});
+    let prefaced = served.chat(with_tools).await["usage"]["prompt_tokens"].as_u64();
+    assert_eq!(prefaced, bare["usage"]["prompt_tokens"].as_u64().map(|tokens| tokens + 5));
     served.stop().await;
 }
 
