@@ -83,6 +83,14 @@ impl Embedded {
                 "other machines reach the embedded model: adapters, those of nights too, are loaded only with serve.api_key"
             );
         }
+        let trained = config.train.model.as_ref().filter(|model| **model != config.serve.model);
+        if let Some(trained) = trained.filter(|_| config.train.schedule.is_some()) {
+            tracing::warn!(
+                trained,
+                served = config.serve.model,
+                "nights train on one model and another is served: its adapters are served only where the weights are the same"
+            );
+        }
         let (config, store) = (config.clone(), store.clone());
         tasks.spawn("embedded model", async move {
             let sockets = opening.sockets.clone();

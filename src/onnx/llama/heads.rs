@@ -11,9 +11,11 @@ use crate::onnx::program::{Program, ProgramError, Runtime};
 /// What rows are trained towards.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Loss {
-    /// Cross-entropy against `targets` likely tokens a row, with their probabilities (1 target: plain labels; more: a
-    /// teacher's most likely tokens). Inputs `labels [M, targets]`, `shares [M, targets]`, which sum to 1 in a row.
+    /// `KL(shares ‖ student)` over `targets` tokens a row: with one, cross-entropy against labels. Inputs
+    /// `labels [M, targets]`, `shares [M, targets]`, which sum to 1 in a row.
     Sparse { targets: usize },
+    /// `KL(teacher ‖ student)` over the teacher's `count` most likely tokens, whose probabilities are scaled to sum to 1.
+    TopKl { count: usize },
     /// `KL(student ‖ teacher)` over the whole vocabulary.
     ReverseKl,
     /// `KL(teacher ‖ student)` over the whole vocabulary.
@@ -91,12 +93,21 @@ struct Rows {
 
 /// Σ weight · min(loss, clip) `[1, 1]`, losses `[M, 1]`, and the gradient of the sum by the normed rows `[M, D]`.
 fn weighted(g: &mut Graph, model: &Architecture, x: Var, output: Var, options: HeadOptions) -> [Var; 3] {
-    let column = [Dim::Named("M"), Dim::Size(1)];
+    let m = Dim::Named("M");
+    let column = [m, Dim::Size(1)];
     let one = [Dim::Size(1); 2];
     let weights = g.input("weights", &column, F32);
     let clip = g.input("clip", &one, F32);
     let Rows { losses, dx, log_p } = match options.loss {
-        Loss::Sparse { targets } => sparse(g, model, x, output, targets),
+        Loss::Sparse { targets } => {
+            let labels = g.input("labels", &[m, targets.into()], I64);
+            let shares = g.input("shares", &[m, targets.into()], F32);
+            sparse(g, model, x, output, [labels, shares])
+        }
+        Loss::TopKl { count } => {
+            let likely = likely(g, model, output, count);
+            sparse(g, model, x, output, likely)
+        }
         Loss::ReverseKl | Loss::ForwardKl | Loss::JensenShannon { .. } => {
             divergence(g, model, x, output, options.loss)
         }
@@ -214,14 +225,32 @@ fn unproject(g: &mut Graph, d_logits: Var, output: Var) -> Var {
     g.cast(dx, F32)
 }
 
-/// `−Σ t·log p`, whose gradient by the row is `p·E − Σ t·E[label]`: no one-hot rows, nothing to scatter.
-fn sparse(g: &mut Graph, model: &Architecture, x: Var, output: Var, targets: usize) -> Rows {
+/// The teacher's likeliest tokens, and their shares, `[M, count]` each.
+fn likely(g: &mut Graph, model: &Architecture, output: Var, count: usize) -> [Var; 2] {
     let m = Dim::Named("M");
-    let labels = g.input("labels", &[m, targets.into()], I64);
-    let shares = g.input("shares", &[m, targets.into()], F32);
+    let teacher = g.input("teacher", &[m, model.hidden.into()], F32);
+    let logits = project(g, teacher, output);
+    let most = g.integers(&[i64::try_from(count).expect("counts are small")]);
+    let outputs = [(vec![m, count.into()], F32), (vec![m, count.into()], I64)];
+    let found = g.raw("TopK", "", &[Some(logits), Some(most)], &outputs, Vec::new());
+    [found[1], g.softmax(found[0])]
+}
+
+/// `Σ t·(log t − log p)`, whose gradient by the row is `p·E − Σ t·E[label]`: no one-hot rows, nothing to scatter.
+fn sparse(g: &mut Graph, model: &Architecture, x: Var, output: Var, [labels, shares]: [Var; 2]) -> Rows {
+    let m = Dim::Named("M");
+    let targets = g.shape(labels)[1];
     let logits = project(g, x, output);
     let log_p = g.log_softmax(logits);
     let log_labels = g.gather_elements(log_p, labels);
+    let log_labels = if targets == Dim::Size(1) {
+        log_labels
+    } else {
+        // A share of 0 counts as nothing, and must still be a number.
+        let positive = g.plus(shares, f32::MIN_POSITIVE);
+        let log_shares = g.log(positive);
+        g.sub(log_labels, log_shares)
+    };
     let product = g.mul(log_labels, shares);
     let sum = g.sum(product, &[1]);
     let losses = g.neg(sum);
@@ -230,7 +259,7 @@ fn sparse(g: &mut Graph, model: &Architecture, x: Var, output: Var, targets: usi
     let expected = unproject(g, p, output);
     let chosen = g.gather(output, labels);
     let chosen = g.cast(chosen, F32);
-    let shares = g.reshape(shares, &[m, 1.into(), targets.into()]);
+    let shares = g.reshape(shares, &[m, 1.into(), targets]);
     let chosen = g.matmul(shares, chosen);
     let chosen = g.reshape(chosen, &[m, model.hidden.into()]);
     Rows { losses, dx: g.sub(expected, chosen), log_p }
@@ -268,7 +297,7 @@ fn divergence(g: &mut Graph, model: &Architecture, x: Var, output: Var, loss: Lo
             let (from_t, from_s) = (g.scaled(from_t, beta), g.scaled(from_s, 1.0 - beta));
             (g.add(from_t, from_s), g.scaled(d, 1.0 - beta))
         }
-        Loss::Sparse { .. } => unreachable!("handled by `sparse`"),
+        Loss::Sparse { .. } | Loss::TopKl { .. } => unreachable!("handled by `sparse`"),
     };
     Rows { losses, dx: unproject(g, d_logits, output), log_p: log_s }
 }

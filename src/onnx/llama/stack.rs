@@ -50,7 +50,7 @@ pub struct OffPolicy {
 pub enum RowGoal {
     /// One token a row.
     Labels(Vec<i64>),
-    /// `count` tokens a row with shares that sum to 1.
+    /// `count` tokens a row with shares that sum to 1: the divergence from them.
     Shares { count: usize, labels: Vec<i64>, shares: Vec<f32> },
     /// A teacher's final rows `[M, D]`, and the divergence from it.
     Teacher { hidden: Vec<f32>, loss: Loss },

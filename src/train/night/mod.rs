@@ -176,8 +176,9 @@ impl<'a> Night<'a> {
         run: &Run,
     ) -> Result<AdapterId, NightError> {
         let registry = Registry::open(self.means.store.dir());
-        let corrections = selection.training.iter().filter(|s| s.kind == Kind::Correction).count();
-        let trajectories: BTreeSet<_> = selection.training.iter().map(|s| s.trajectory).collect();
+        let learned = || report.learned.iter().filter_map(|place| selection.training.get(*place));
+        let corrections = learned().filter(|s| s.kind == Kind::Correction).count();
+        let trajectories: BTreeSet<_> = learned().map(|s| s.trajectory).collect();
         let settings = self.means.settings;
         let id = registry.add(Candidate {
             files: work.adapter(),

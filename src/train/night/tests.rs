@@ -113,6 +113,32 @@ async fn an_adapter_that_learned_nothing_is_registered_as_refused_and_released_n
 }
 
 #[test]
+fn lineage_names_what_was_learned_and_nothing_else() {
+    let night_of = |tokens: Option<usize>| {
+        let mut world = World::new();
+        corrected(&mut world, 0..40);
+        let mut settings = settings();
+        if let Some(tokens) = tokens {
+            settings.examples.tokens = tokens;
+        }
+        let learner = RefCell::new(Parrot { learns: true, ..Parrot::default() });
+        let run = night(&world, &settings, &in_process(&learner));
+        let entry =
+            Registry::open(world.store.dir()).get(run.adapter.expect("an adapter")).expect("readable");
+        (run.pass.expect("a report"), run.selected.training, entry.lineage)
+    };
+    let (all, selected, lineage) = night_of(None);
+    assert_eq!(lineage.trajectories.len() as u64, selected);
+    let (some, selected, lineage) = night_of(Some(all.tokens as usize * 3 / 4));
+    let learned = some.training - some.replay;
+    assert!(learned < selected && learned > selected / 2, "{learned} of {selected}");
+    assert_eq!(lineage.trajectories.len() as u64, learned);
+    assert_eq!(lineage.examples.corrections, learned);
+    assert_eq!(some.learned.len() as u64, learned);
+    assert_eq!(some.learned.last().map(|place| *place as u64), Some(selected - 1), "the newest come first");
+}
+
+#[test]
 fn a_killed_child_costs_its_night_and_the_next_is_fine() {
     let mut world = World::new();
     corrected(&mut world, 0..40);

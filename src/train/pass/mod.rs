@@ -177,6 +177,9 @@ pub struct Report {
     pub held_out: u64,
     /// Of all examples.
     pub tokens: u64,
+    /// Places of the conversations that were learned from, in `training.jsonl`.
+    #[serde(default)]
+    pub learned: Vec<usize>,
     /// Conversations that made no example: why, and how many.
     pub left_out: BTreeMap<String, u64>,
     pub base: BaseMarks,
@@ -236,7 +239,7 @@ pub fn run(
     go_on(Phase::Read, 0, training.len() + held_out.len(), None)?;
 
     let mut left_out = LeftOuts::default();
-    let examples = encode(learner.language(), &training, settings, &mut left_out);
+    let (learned, examples) = encode(learner.language(), &training, settings, &mut left_out);
     if examples.len() < settings.examples.least {
         let (given, fit) = (training.len(), examples.len());
         return Err(PassError::TooFew { given, fit, least: settings.examples.least, why: left_out.words() });
@@ -258,6 +261,7 @@ pub fn run(
         replay: replay.len() as u64,
         held_out: paper.answers.len() as u64,
         tokens: examples.iter().chain(&replay).map(|e| e.tokens.len() as u64).sum(),
+        learned,
         left_out: left_out.0,
         base: BaseMarks { prompts: Vec::new(), perplexity: None },
         candidate: None,
@@ -345,27 +349,27 @@ impl LeftOuts {
     }
 }
 
-/// Examples within the night's tokens, the newest first served; in the order of the conversations.
+/// Examples within the night's tokens, the newest first served; in the order of the conversations, with their places.
 fn encode(
     language: &dyn Language,
     chats: &[Chat],
     settings: &Train,
     left_out: &mut LeftOuts,
-) -> Vec<Example> {
+) -> (Vec<usize>, Vec<Example>) {
     let mut examples = Vec::new();
     let mut left = settings.examples.tokens;
-    for chat in chats.iter().rev() {
+    for (place, chat) in chats.iter().enumerate().rev() {
         match example(language, chat, settings.lora.context) {
             Ok(example) if example.tokens.len() <= left => {
                 left -= example.tokens.len();
-                examples.push(example);
+                examples.push((place, example));
             }
             Ok(_) => *left_out.0.entry("more than train.examples.tokens".into()).or_default() += 1,
             Err(why) => left_out.count(&why),
         }
     }
     examples.reverse();
-    examples
+    examples.into_iter().unzip()
 }
 
 #[cfg(test)]
