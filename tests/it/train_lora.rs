@@ -154,6 +154,24 @@ async fn a_run_that_was_interrupted_goes_on_to_the_adapter_of_one_that_was_not()
 }
 
 #[test]
+fn a_run_that_goes_wrong_says_so_and_leaves_an_adapter_from_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let (model, data) = (model(dir), chats(dir, 8));
+    let settings = ["--learning-rate", "1e30", "--clip", "0", "--warmup", "0", "--save-every", "1"];
+    let output = run(dir, &model, &data, "wrong", &settings);
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("at step 2") && message.contains("after step 0"), "{message}");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let told: Value = serde_json::from_str(text.lines().last().expect("a line")).expect("JSON");
+    assert!(told["report"]["ended"]["diverged"].is_string(), "{told}");
+    let lora = peft::read(&dir.join("wrong"), &Checkpoint::open(&model).unwrap().architecture).unwrap();
+    assert!(lora.layers.iter().flatten().all(|value| value.abs() < 1.0), "as it was begun");
+    assert!(!dir.join("wrong.state").exists(), "the state is that of the step that went wrong");
+}
+
+#[test]
 fn what_cannot_be_trained_on_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();

@@ -213,6 +213,9 @@ impl Lora {
         let trained = trained?;
         if trained.report.ended == Ended::Cancelled {
             let report = &trained.report;
+            if self.json {
+                output::json_line(&json!({ "out": null, "report": report }))?;
+            }
             return Err(anyhow::anyhow!(
                 "stopped after step {} of {}: the same command goes on from the last saved state",
                 report.step,
@@ -239,6 +242,9 @@ impl Lora {
     }
 
     fn tell(&self, report: &Report) -> anyhow::Result<()> {
+        if self.json {
+            output::json_line(&json!({ "out": self.out, "report": report }))?;
+        }
         if let Ended::Diverged(reason) = &report.ended {
             let out = self.out.display();
             bail!(
@@ -248,7 +254,7 @@ impl Lora {
             );
         }
         if self.json {
-            return output::json_line(&json!({ "out": self.out, "report": report }));
+            return Ok(());
         }
         let last = report.losses.last().copied().unwrap_or_default();
         let first = report.losses.first().copied().unwrap_or_default();
