@@ -82,7 +82,7 @@ pub(super) async fn complete(
 fn message(at: usize, mut message: serde_json::Map<String, Value>) -> Result<Value, ApiError> {
     let wrong = |field: &str, what: &str| {
         let path = format!("messages[{at}]{field}");
-        ApiError::param(&path, format!("Invalid value for '{path}': {what}.")).code("invalid_value")
+        ApiError::param(&path, format!("Invalid value for '{path}': {what}."))
     };
     match message.get("role") {
         // The newer name of the same role, which templates do not know.

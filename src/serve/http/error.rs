@@ -30,7 +30,7 @@ impl ApiError {
 
     /// A parameter is wrong.
     pub(super) fn param(param: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { param: Some(param.into()), ..Self::invalid(message) }
+        Self { param: Some(param.into()), code: Some("invalid_value"), ..Self::invalid(message) }
     }
 
     pub(super) fn code(self, code: &'static str) -> Self {

@@ -55,7 +55,6 @@ pub(super) fn parameters<T: DeserializeOwned>(object: &Value) -> Result<T, ApiEr
     serde_path_to_error::deserialize(object).map_err(|error| {
         let path = error.path().to_string();
         ApiError::param(&path, format!("Invalid value for '{path}': {}.", error.inner()))
-            .code("invalid_value")
     })
 }
 

@@ -40,11 +40,11 @@ impl Tools {
                 let named = choice.pointer("/function/name").and_then(Value::as_str).ok_or_else(|| {
                     let message =
                         "Invalid 'tool_choice': expected 'none', 'auto', 'required' or {\"type\": \"function\", \"function\": {\"name\": …}}.";
-                    ApiError::param("tool_choice", message).code("invalid_value")
+                    ApiError::param("tool_choice", message)
                 })?;
                 let at = names.iter().position(|name| name == named).ok_or_else(|| {
                     let message = format!("Invalid 'tool_choice': there is no tool {named:?} in 'tools'.");
-                    ApiError::param("tool_choice", message).code("invalid_value")
+                    ApiError::param("tool_choice", message)
                 })?;
                 is_named = true;
                 Some(&names[at..=at])
@@ -54,7 +54,7 @@ impl Tools {
             None => None,
             Some([]) => {
                 let message = "Invalid 'tool_choice': 'required' needs 'tools'.";
-                return Err(ApiError::param("tool_choice", message).code("invalid_value"));
+                return Err(ApiError::param("tool_choice", message));
             }
             Some(wanted) => Some(call_schema(&tools, &names, wanted)),
         };

@@ -60,6 +60,11 @@ async fn what_is_wrong_is_named_by_its_path() {
         let (status, error) = refused(&served, more.clone()).await;
         assert_eq!((status, &error["param"]), (400, &json!(param)), "{more}: {error}");
         assert_eq!(error["type"], "invalid_request_error");
+        assert!(
+            ["invalid_value", "missing_required_parameter"]
+                .contains(&error["code"].as_str().unwrap_or_default()),
+            "{error}"
+        );
         assert!(error["message"].as_str().is_some_and(|m| m.len() > 10), "{error}");
     }
     let wish =
