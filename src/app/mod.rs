@@ -145,11 +145,7 @@ impl App {
 
         let mut embedded = Embedded::bind(config, &gates, &mut inherited).await;
 
-        let dir = DataDir::new(config.data_dir());
-        let store = Store::open_or_quarantine(&dir)?;
-        if let Err(error) = dir.tell_embedded(embedded.address) {
-            tracing::warn!(%error, "nights and commands may not find the embedded model");
-        }
+        let store = Store::open_or_quarantine(&DataDir::new(config.data_dir()))?;
         let (tasks, notifier) = (Tasks::new(), Arc::new(notifier));
         let (metrics, prometheus) = Metrics::register();
         metrics.quarantined.set(store.quarantined() as f64);
@@ -215,6 +211,10 @@ impl App {
     fn serve(&self) {
         self.gates.accept(true);
         self.gates.ready.send_replace(true);
+        let told = self.embedded.address.map(|address| self.data_dir().tell_embedded(address));
+        if let Some(Err(error)) = told {
+            tracing::warn!(%error, "nights and commands may not find the embedded model");
+        }
         self.live.run();
         Notifier::watch(&self.notifier, &self.tasks, self.gates.ready.subscribe());
     }
@@ -281,6 +281,10 @@ impl App {
     /// Reads the configuration anew; what is wrong with it is logged, and changes nothing.
     pub async fn reload(&self) {
         drop(self.live.reload().await);
+    }
+
+    fn data_dir(&self) -> DataDir {
+        DataDir::new(self.live.config().data_dir())
     }
 
     /// Where apps connect.
@@ -365,6 +369,7 @@ impl App {
         if !matches!(*self.gates.phase.borrow(), Phase::Draining { .. }) {
             self.drain(Leaving::Stopping);
         }
+        self.data_dir().forget_embedded();
         self.drained().await;
         let Self { tasks, live, .. } = self;
         if live.interrupt() {

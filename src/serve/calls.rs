@@ -6,13 +6,13 @@
 //! Mistral).
 //!
 //! Always true: what is no such call of an offered tool is text, as it was written, but for white space around calls; a call's
-//! arguments are those that were written; it is the same however the text was cut into pieces, and takes time in proportion to
-//! its length.
+//! arguments are those that were written; it is the same however the text was cut into pieces.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
@@ -172,23 +172,31 @@ impl Calls {
                 return true;
             }
         }
-        let from = self.searched.max(start);
-        let close = self.held.as_bytes()[from..].windows(CLOSE.len()).position(|w| w == CLOSE.as_bytes());
-        let Some(close) = close.map(|at| from + at) else {
-            self.searched = from.max((self.held.len() + 1).saturating_sub(CLOSE.len()));
-            return false;
-        };
-        match self.call(&self.held[start..close]) {
-            Some(call) => {
-                self.held.drain(..close + CLOSE.len());
-                self.searched = 0;
-                self.state = State::Between;
-                self.make(call, parts);
+        loop {
+            let from = self.searched.max(start);
+            let close = self.held.as_bytes()[from..].windows(CLOSE.len()).position(|w| w == CLOSE.as_bytes());
+            let Some(close) = close.map(|at| from + at) else {
+                self.searched = from.max((self.held.len() + 1).saturating_sub(CLOSE.len()));
+                return false;
+            };
+            let text = &self.held[start..close];
+            match self.call(text) {
+                Some(call) => {
+                    self.held.drain(..close + CLOSE.len());
+                    self.searched = 0;
+                    self.state = State::Between;
+                    self.make(call, parts);
+                    return true;
+                }
+                // An argument may quote the closing tag.
+                None if is_cut(text) => self.searched = close + CLOSE.len(),
+                // This tag is none; another one may come after it.
+                None => {
+                    self.say(start, parts);
+                    return true;
+                }
             }
-            // This tag is none; another one may come after it.
-            None => self.say(start, parts),
         }
-        true
     }
 
     /// Says the beginning of what is held.
@@ -214,8 +222,8 @@ impl Calls {
         self.offered(serde_json::from_str(text).ok()?)
     }
 
-    fn offered(&self, Written { name, arguments }: Written<'_>) -> Option<Call> {
-        let arguments = match arguments.get() {
+    fn offered(&self, Written { name, arguments, parameters }: Written<'_>) -> Option<Call> {
+        let arguments = match arguments.or(parameters)?.get() {
             text if text.starts_with('{') => text.to_owned(),
             // Some models write the arguments as OpenAI's API does: as JSON in a string.
             text => {
@@ -241,8 +249,15 @@ impl Calls {
 struct Written<'a> {
     #[serde(borrow)]
     name: Cow<'a, str>,
-    #[serde(borrow, alias = "parameters")]
-    arguments: &'a RawValue,
+    #[serde(borrow)]
+    arguments: Option<&'a RawValue>,
+    #[serde(borrow)]
+    parameters: Option<&'a RawValue>,
+}
+
+/// Whether a text is the beginning of JSON.
+fn is_cut(text: &str) -> bool {
+    serde_json::from_str::<IgnoredAny>(text).is_err_and(|error| error.is_eof())
 }
 
 /// Bytes at the end of `text` that `what` may begin with.
@@ -303,6 +318,10 @@ mod tests {
         assert_eq!(read(calls(true), [one]).0, [call(0, "look", r#"{"at": 1}"#)]);
         let list = "[{\"name\": \"look\", \"arguments\": {}}, {\"name\": \"book\", \"arguments\": {}}]";
         assert_eq!(read(calls(true), [list]).0, [call(0, "look", "{}"), call(1, "book", "{}")]);
+        let both = r#"{"name": "look", "arguments": {"at": 1}, "parameters": {}}"#;
+        assert_eq!(read(calls(true), [both]).0, [call(0, "look", r#"{"at": 1}"#)]);
+        let quoting = r#"<tool_call>{"name": "look", "arguments": {"at": "</tool_call>"}}</tool_call>"#;
+        assert_eq!(read(calls(true), [quoting]).0, [call(0, "look", r#"{"at": "</tool_call>"}"#)]);
         let exactly = r#"{"name": "look", "arguments": {"id": 123456789012345678901, "id": 1e999}}"#;
         let written = r#"{"id": 123456789012345678901, "id": 1e999}"#;
         assert_eq!(read(calls(true), [exactly]).0, [call(0, "look", written)]);

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 
 use super::StoreError;
 
-/// The file that tells where the embedded model listens.
+/// The file that tells where the embedded model listens, and in which process.
 const EMBEDDED: &str = "embedded.address";
 
 /// Where everything is kept. The layout is documented in the README.
@@ -105,26 +105,35 @@ impl DataDir {
         self.0.join("ca")
     }
 
-    /// Where the model listens that the process serving this directory embeds; none: it embeds none. A process that was
-    /// killed leaves it behind.
+    /// Where the model listens that the process serving this directory embeds; none: no process is there that embeds one.
     #[must_use]
     pub fn embedded(&self) -> Option<SocketAddr> {
-        std::fs::read_to_string(self.0.join(EMBEDDED)).ok()?.trim().parse().ok()
+        let (address, process) = self.read_embedded()?;
+        is_there(process).then_some(address)
     }
 
-    /// Tells nights and commands, whose settings may be others, what [`embedded`](Self::embedded) gives.
+    /// Tells nights and commands, whose settings may be others, that this process embeds a model.
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn tell_embedded(&self, address: Option<SocketAddr>) -> std::io::Result<()> {
-        let path = self.0.join(EMBEDDED);
-        match address {
-            Some(address) => std::fs::write(path, format!("{address}\n")),
-            None => match std::fs::remove_file(path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
-            },
+    pub fn tell_embedded(&self, address: SocketAddr) -> std::io::Result<()> {
+        let (path, new) = (self.0.join(EMBEDDED), self.0.join(format!("{EMBEDDED}.new")));
+        std::fs::write(&new, format!("{address} {}\n", std::process::id()))?;
+        std::fs::rename(new, path)
+    }
+
+    /// Takes back what [`tell_embedded`](Self::tell_embedded) told, unless another process has told it anew.
+    pub fn forget_embedded(&self) {
+        if self.read_embedded().is_some_and(|(_, process)| process == std::process::id()) {
+            // Whoever still reads it finds that the process is gone.
+            drop(std::fs::remove_file(self.0.join(EMBEDDED)));
         }
+    }
+
+    fn read_embedded(&self) -> Option<(SocketAddr, u32)> {
+        let text = std::fs::read_to_string(self.0.join(EMBEDDED)).ok()?;
+        let (address, process) = text.trim().split_once(' ')?;
+        Some((address.parse().ok()?, process.parse().ok()?))
     }
 
     pub(super) fn create(&self) -> Result<(), StoreError> {
@@ -137,6 +146,19 @@ impl DataDir {
             .create(self.0.join("payloads"))
             .map_err(|source| StoreError::Directory { path: self.0.clone(), source })
     }
+}
+
+#[cfg(unix)]
+fn is_there(process: u32) -> bool {
+    use rustix::process::{Pid, test_kill_process};
+    let process = i32::try_from(process).ok().and_then(Pid::from_raw);
+    // One that is somebody else's is there as well.
+    process.is_some_and(|process| test_kill_process(process) != Err(rustix::io::Errno::SRCH))
+}
+
+#[cfg(not(unix))]
+fn is_there(_: u32) -> bool {
+    true
 }
 
 /// A name that clients chose as one path component: what is not a letter, digit, `-`, `_` or `.` becomes `-`, and a
@@ -171,6 +193,24 @@ pub(super) fn identity(path: &Path) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_embedded_is_told_while_its_process_is_there() {
+        let scratch = tempfile::tempdir().expect("a temporary directory");
+        let dir = DataDir::new(scratch.path());
+        let address: SocketAddr = "127.0.0.1:9".parse().expect("an address");
+        assert_eq!(dir.embedded(), None);
+        dir.tell_embedded(address).expect("told");
+        assert_eq!(dir.embedded(), Some(address));
+        dir.forget_embedded();
+        assert_eq!(dir.embedded(), None);
+        // No system numbers its processes as high.
+        let file = scratch.path().join(EMBEDDED);
+        std::fs::write(&file, format!("{address} {}\n", i32::MAX)).expect("written");
+        assert_eq!(dir.embedded(), cfg!(not(unix)).then_some(address));
+        dir.forget_embedded();
+        assert!(file.exists(), "another process told it");
+    }
 
     #[test]
     fn a_hostile_name_stays_one_component() {

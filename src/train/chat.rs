@@ -23,7 +23,8 @@ impl Chat {
     }
 
     /// The messages as templates expect them, and as `serve` gives them to one: without weights, arguments
-    /// of tool calls as objects, `developer` under its older name.
+    /// of tool calls as objects, `developer` under its older name; answers without what was thought aloud before them, which
+    /// models are told not to do.
     #[must_use]
     pub fn plain(&self) -> Vec<Value> {
         let mut messages = self.messages.clone();
@@ -31,6 +32,14 @@ impl Chat {
             message.shift_remove("weight");
             if message.get("role").is_some_and(|role| role == "developer") {
                 message.insert("role".into(), json!("system"));
+            }
+            let is_answer = message.get("role").is_some_and(|role| role == "assistant");
+            if let Some(Value::String(text)) = message.get_mut("content").filter(|_| is_answer)
+                && let Some(("", thought)) =
+                    text.split_once("<think>").map(|(before, after)| (before.trim(), after))
+                && let Some((_, answer)) = thought.split_once("</think>")
+            {
+                *text = answer.trim_start().to_owned();
             }
             let calls = message.get_mut("tool_calls").and_then(Value::as_array_mut);
             for arguments in calls.into_iter().flatten().filter_map(|c| c.pointer_mut("/function/arguments"))
@@ -75,6 +84,20 @@ pub fn flatten(message: &mut Value) -> Result<(), Option<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_thought_aloud_is_no_part_of_an_answer() {
+        let said = |role: &str, text: &str| json!({"role": role, "content": text});
+        let messages = vec![
+            said("user", "<think>me</think>too"),
+            said("assistant", "\n<think>\nwell\n</think>\n\nYes."),
+            said("assistant", "I <think> so </think>."),
+            said("assistant", "<think>cut off"),
+        ];
+        let plain = Chat { messages: messages.clone(), tools: Value::Null }.plain();
+        assert_eq!(plain[1]["content"], "Yes.");
+        assert_eq!([&plain[0], &plain[2], &plain[3]], [&messages[0], &messages[2], &messages[3]]);
+    }
 
     #[test]
     fn templates_get_arguments_as_objects_and_no_weights() {

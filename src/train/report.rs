@@ -35,7 +35,8 @@ pub enum Ended {
     /// What is held out stopped getting better.
     EarlyStopped,
     Cancelled,
-    /// Numbers went wrong; the adapter is that of the best evaluation, or else of where losses were lowest.
+    /// Numbers went wrong; the adapter is that of the best evaluation, where that was better than the base, or else of where
+    /// losses were lowest since the run was begun or gone on with.
     Diverged(String),
 }
 

@@ -101,7 +101,7 @@ struct Run<'a, 'j> {
     last_cut: usize,
 }
 
-/// Where the losses of late were lowest.
+/// Where the losses of late were lowest, as far as this process knows: it is not saved.
 struct Good {
     loss: f64,
     /// Steps before.
@@ -199,8 +199,7 @@ impl<'a, 'j> Run<'a, 'j> {
             {
                 let loss = self.evaluate()?;
                 if !loss.is_finite() {
-                    let step = self.reached.step;
-                    return Ok(Ended::Diverged(format!("after step {step} the held-out loss was {loss}")));
+                    return Ok(self.went_wrong(loss));
                 }
                 let heard_too = observe(&Event::Evaluated { step: self.reached.step, loss });
                 self.save_when_due()?;
@@ -262,7 +261,7 @@ impl<'a, 'j> Run<'a, 'j> {
         let before = std::mem::replace(&mut self.now, next);
         self.reached.losses.push(loss.to_bits());
         let loss_of_late = recent(&self.reached.losses);
-        if self.good.as_ref().is_none_or(|good| loss_of_late <= good.loss) {
+        if self.good.as_ref().is_none_or(|good| loss <= loss_of_late && loss_of_late <= good.loss) {
             let vectors = before.into_iter().map(|moments| moments.values).collect();
             self.good = Some(Good { loss: loss_of_late, step: self.reached.step, vectors });
         }
@@ -340,20 +339,24 @@ impl<'a, 'j> Run<'a, 'j> {
     }
 
     /// The best adapter, or the last where nothing is held out; where numbers went wrong, one from before.
-    fn finish(mut self, ended: Ended) -> Result<Trained, TrainError> {
-        let diverged = matches!(ended, Ended::Diverged(_));
+    fn finish(mut self, mut ended: Ended) -> Result<Trained, TrainError> {
         let complete = matches!(ended, Ended::Finished | Ended::EarlyStopped);
         if complete
             && self.reached.step > 0
             && self.has_held_out()
             && self.reached.best.is_none_or(|b| b.step < self.reached.step)
         {
-            self.evaluate()?;
+            let loss = self.evaluate()?;
+            if !loss.is_finite() {
+                ended = self.went_wrong(loss);
+            }
         }
+        let diverged = matches!(ended, Ended::Diverged(_));
+        let best = self.reached.best.filter(|best| !diverged || self.is_better_than_the_base(*best));
         let read = |vectors: &mut dyn Iterator<Item = &DynTensor>| -> Result<Vec<Vec<f32>>, TrainError> {
             vectors.map(|vector| Ok(program::read(vector)?.into_owned())).collect()
         };
-        let (adapter_step, layers) = match (self.reached.best, self.good.as_ref().filter(|_| diverged)) {
+        let (adapter_step, layers) = match (best, self.good.as_ref().filter(|_| diverged)) {
             (Some(best), _) => (best.step, std::mem::take(&mut self.best)),
             (None, Some(good)) => (good.step, read(&mut good.vectors.iter())?),
             (None, None) => (self.reached.step, read(&mut self.now.iter().map(|moments| &moments.values))?),
@@ -367,9 +370,17 @@ impl<'a, 'j> Run<'a, 'j> {
             seconds: self.started.elapsed().as_secs_f64(),
             losses: self.reached.losses.iter().map(|b| f64::from_bits(*b)).collect(),
             held_out_before: self.reached.before.map(f64::from_bits),
-            held_out_after: self.reached.best.map(|b| f64::from_bits(b.loss)),
+            held_out_after: best.map(|b| f64::from_bits(b.loss)),
         };
         Ok(Trained { lora: Lora { shape: self.job.options.shape(), layers }, report })
+    }
+
+    fn went_wrong(&self, held_out: f64) -> Ended {
+        Ended::Diverged(format!("after step {} the held-out loss was {held_out}", self.reached.step))
+    }
+
+    fn is_better_than_the_base(&self, best: Best) -> bool {
+        self.reached.before.is_none_or(|before| f64::from_bits(best.loss) <= f64::from_bits(before))
     }
 
     fn has_held_out(&self) -> bool {

@@ -281,10 +281,16 @@ fn numbers_that_go_wrong_stop_the_run_with_a_reason_and_keep_the_last_good_adapt
         let architecture = stack(options).architecture().clone();
         first_adapter(&architecture, &options.shape(), options.seed)
     };
-    for (held_out, evaluate_every, said) in
-        [(&[][..], 0, "at step 2"), (&examples[..2], 1, "after step 1 the held-out")]
-    {
-        let options = Options { learning_rate: 1e30, clip: 0.0, warmup: 0, evaluate_every, ..options() };
+    let some = &examples[..2];
+    for (held_out, evaluate_every, batch, said) in [
+        (&[][..], 0, 4, "at step 2"),
+        (some, 1, 4, "after step 1 the held-out"),
+        // One step, and the evaluation at the end.
+        (some, 0, 8, "after step 1 the held-out"),
+    ] {
+        let epochs = if batch == 8 { 1.0 } else { 4.0 };
+        let options =
+            Options { learning_rate: 1e30, clip: 0.0, warmup: 0, evaluate_every, batch, epochs, ..options() };
         let play = Play { examples: &examples, held_out, options: &options, state: None, until: None };
         let (trained, _) = play.run();
         let Ended::Diverged(reason) = &trained.report.ended else { panic!("{:?}", trained.report.ended) };

@@ -247,8 +247,14 @@ impl Frame {
 }
 
 fn call(call: &Call) -> Value {
-    // The templates of Mistral take no other ids than of nine letters and digits.
-    let random = Uuid::now_v7().simple().to_string();
-    let id = &random[random.len() - 9..];
+    // The templates of Mistral take no other ids than of nine letters and digits. The lower half of a UUID is random.
+    let mut random = Uuid::now_v7().as_u64_pair().1 & (u64::MAX >> 2);
+    let mut letter = || {
+        let digits = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+        let at = random % digits.len() as u64;
+        random /= digits.len() as u64;
+        char::from(digits[at as usize])
+    };
+    let id: String = std::iter::repeat_with(&mut letter).take(9).collect();
     json!({"id": id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}})
 }

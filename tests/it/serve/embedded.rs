@@ -101,6 +101,7 @@ async fn adapters_reach_the_embedded_model_while_it_answers_and_are_there_after_
         until("answers", || (answered.load(Ordering::Relaxed) >= enough).then_some(())).await;
     };
     let data = sidecar.path().to_owned();
+    assert_eq!(DataDir::new(&data).embedded().map(|at| format!("http://{at}")), Some(server.clone()));
     let id = candidate(&data, scratch.path()).to_string();
     some_more().await;
     assert_eq!(release("promote", &id, &config, &data), json!([server]));
@@ -125,6 +126,8 @@ async fn adapters_reach_the_embedded_model_while_it_answers_and_are_there_after_
     last.read_until(b"data: ").await;
     let ((), answer) = tokio::join!(sidecar.stop(), last.rest());
     assert!(String::from_utf8_lossy(&answer).contains("[DONE]"), "it was cut");
+
+    assert!(DataDir::new(&data).embedded().is_none(), "a process that stopped takes back what it told");
 
     // Nobody is there to be told, and it is served all the same when somebody is.
     assert_eq!(release("promote", &id, &config, &data), json!([]));
