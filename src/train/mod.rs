@@ -7,6 +7,7 @@
 //! was interrupted and resumed; what a run has reached is not lost when it stops, whatever stops it.
 
 pub mod chat;
+mod check;
 mod draw;
 mod error;
 pub mod evaluate;

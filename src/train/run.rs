@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use ort::value::DynTensor;
 
+use super::check::check;
 use super::draw::{Order, first_adapter};
 use super::evaluate::{evaluate, labels, small};
 use super::example::{Example, Goal};
@@ -50,29 +51,6 @@ pub fn run(
         run.save()?;
     }
     run.finish(ended)
-}
-
-fn check(stack: &Stack, job: &Job<'_>) -> Result<(), TrainError> {
-    if let Some((name, rule)) = job.options.problem() {
-        return Err(TrainError::Option { name, rule });
-    }
-    let vocabulary = stack.architecture().vocabulary;
-    let context = job.options.context;
-    for (index, example) in job.examples.iter().chain(job.held_out).enumerate() {
-        let tokens = example.tokens.len();
-        if tokens > context {
-            return Err(TrainError::TooLong { index, tokens, context });
-        }
-        if let Some(&token) = example.tokens.iter().find(|t| **t as usize >= vocabulary) {
-            return Err(TrainError::Token { index, token, vocabulary });
-        }
-        assert_eq!(tokens, example.weights.len(), "each token has a weight");
-    }
-    if job.examples.iter().any(|e| e.goal == Goal::Tokens && e.counts()) {
-        Ok(())
-    } else {
-        Err(TrainError::NoExamples)
-    }
 }
 
 /// A run under way.
