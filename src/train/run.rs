@@ -288,20 +288,19 @@ impl<'a, 'j> Run<'a, 'j> {
         Ok(targets)
     }
 
+    /// The loss on what is held out; one that is no number is compared with nothing.
     fn evaluate(&mut self) -> Result<f64, TrainError> {
         let values: Vec<&DynTensor> = self.now.iter().map(|m| &m.values).collect();
         let loss = evaluate(self.stack, Some(&values), self.job.held_out, self.job.options.pass_tokens)?.loss;
+        if !loss.is_finite() {
+            return Ok(loss);
+        }
         let step = self.reached.step;
         match &mut self.reached.best {
-            // A loss that is not a number is not better than any.
-            Some(best) if loss.is_nan() || f64::from_bits(best.loss) <= loss => best.worse += 1,
-            None if !loss.is_finite() => {}
+            Some(best) if f64::from_bits(best.loss) <= loss => best.worse += 1,
             best => {
                 *best = Some(Best { loss: loss.to_bits(), step, worse: 0 });
-                self.best = values
-                    .iter()
-                    .map(|v| Ok(program::read(v)?.into_owned()))
-                    .collect::<Result<_, TrainError>>()?;
+                self.best = numbers(values)?;
             }
         }
         Ok(loss)
@@ -331,13 +330,10 @@ impl<'a, 'j> Run<'a, 'j> {
         }
         let diverged = matches!(ended, Ended::Diverged(_));
         let best = self.reached.best.filter(|best| !diverged || self.is_better_than_the_base(*best));
-        let read = |vectors: &mut dyn Iterator<Item = &DynTensor>| -> Result<Vec<Vec<f32>>, TrainError> {
-            vectors.map(|vector| Ok(program::read(vector)?.into_owned())).collect()
-        };
         let (adapter_step, layers) = match (best, self.good.as_ref().filter(|_| diverged)) {
             (Some(best), _) => (best.step, std::mem::take(&mut self.best)),
-            (None, Some(good)) => (good.step, read(&mut good.vectors.iter())?),
-            (None, None) => (self.reached.step, read(&mut self.now.iter().map(|moments| &moments.values))?),
+            (None, Some(good)) => (good.step, numbers(&good.vectors)?),
+            (None, None) => (self.reached.step, numbers(self.now.iter().map(|m| &m.values))?),
         };
         let report = Report {
             ended,
@@ -381,4 +377,8 @@ impl<'a, 'j> Run<'a, 'j> {
             seconds_left: elapsed / done as f64 * (all - done) as f64,
         }
     }
+}
+
+fn numbers<'t>(vectors: impl IntoIterator<Item = &'t DynTensor>) -> Result<Vec<Vec<f32>>, TrainError> {
+    vectors.into_iter().map(|vector| Ok(program::read(vector)?.into_owned())).collect()
 }
